@@ -1,0 +1,2 @@
+//! The trimwick command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Readers and writers of model files from strangers: GGUF, safetensors, checkpoint folders.

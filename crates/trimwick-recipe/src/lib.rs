@@ -1,0 +1,1 @@
+//! TOML recipes: parsed, checked whole, run as resumable stages, reported.

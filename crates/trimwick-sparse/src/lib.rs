@@ -1,0 +1,1 @@
+//! N:M and unstructured pruning: scores, masks as bitsets, weight update, schedules.

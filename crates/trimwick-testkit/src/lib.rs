@@ -1,0 +1,1 @@
+//! Checks that find silent faults: central differences, gradient flow, closeness, golden tensors.
