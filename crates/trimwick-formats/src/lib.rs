@@ -1,1 +1,6 @@
-//! Readers and writers of model files from strangers: GGUF, safetensors, checkpoint folders.
+//! Readers and writers of model files from strangers.
+#![forbid(unsafe_code)]
+
+mod error;
+
+pub use error::{Error, Location, Result};
