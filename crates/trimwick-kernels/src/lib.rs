@@ -1,1 +1,73 @@
 //! CPU loops on plain slices: the one numeric definition of every operation in Trimwick.
+//!
+//! Everything above this crate (layers, optimizers, pruning algorithms, exports) calls the functions here, so that
+//! a number is defined once: what a layer computes in training is what an export writes and what a check reads back.
+//! There is no tensor type and no candle: slices go in, slices come out, shapes are numbers, and a caller with
+//! another tensor library can use the same loops.
+//!
+//! # Conventions
+//!
+//! - **Layout.** Every tensor is row-major and contiguous; a shape comment such as `[b, t, h, d]` reads slowest first.
+//! - **Types.** Float functions are generic over [`Real`], which is `f32` and `f64`. `f32` is the type of training;
+//!   `f64` exists so that every backward can be checked against central differences.
+//! - **Outputs** are overwritten, whatever they held (NaN included), unless a parameter named `accumulate` says
+//!   otherwise.
+//! - **Panics.** Lengths that do not fit the stated shapes are programmer errors and panic. Data that a user can
+//!   bring (a NaN score) is an [`Error`].
+//!
+//! # The same bits on any number of threads
+//!
+//! A run that is stopped and resumed, perhaps on a machine with more cores, has to produce the same bytes. So work is
+//! always cut into pieces whose size depends on the shapes alone; each piece is computed by one thread in a fixed
+//! order, and partial sums are added in the order of the pieces. Reductions inside a piece run over a fixed number of
+//! lanes: the compiler may use vectors of any width for them, without changing a bit. The matrix products come from
+//! the `gemm` crate, which splits rows and columns over threads but never the inner dimension.
+//!
+//! # Randomness
+//!
+//! [`Rng`] is counter based: value `i` of a stream is a pure function of (seed, stream, step, name, i). There is no
+//! state to save, no order of calls to preserve, and any part of a stream can be filled by any thread. [`permute`]
+//! gives the data order in the same spirit: the position of sample `i` is computed, never stored.
+//!
+//! # Masks
+//!
+//! A mask is a bitset, one bit for each element of the row-major weight, least significant bit first, 1 for kept. It
+//! is never inferred from zeros in the weight. A dropped element is written as +0.0, sign bit included, because that
+//! is what is proved on the exported bytes ([`violations_nm`]).
+
+mod adamw;
+mod attention;
+mod attention_backward;
+mod dropout;
+mod embedding;
+mod error;
+mod gemm;
+mod loss;
+mod mask;
+mod math;
+mod norm;
+mod permute;
+mod real;
+mod reduce;
+mod rng;
+mod rope;
+mod select;
+mod swiglu;
+
+pub use adamw::{AdamW, adamw};
+pub use attention::{AttentionDims, attention};
+pub use attention_backward::attention_backward;
+pub use dropout::dropout;
+pub use embedding::{embedding, embedding_backward};
+pub use error::{Error, Result};
+pub use gemm::{MatMut, MatRef, Threading, matmul_nn, matmul_nt, matmul_strided, matmul_tn};
+pub use loss::{cross_entropy, cross_entropy_backward, kl_divergence, kl_divergence_backward};
+pub use mask::{apply_mask, apply_mask_inplace, bits_len, count_kept, violations_nm};
+pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+pub use permute::permute;
+pub use real::Real;
+pub use reduce::{all_finite, sum_squares};
+pub use rng::Rng;
+pub use rope::rope;
+pub use select::{select_nm, select_top};
+pub use swiglu::{swiglu, swiglu_backward};

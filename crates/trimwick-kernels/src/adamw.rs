@@ -1,0 +1,67 @@
+//! AdamW, in place.
+
+use rayon::prelude::*;
+
+/// Elements one task updates.
+const CHUNK: usize = 16 * 1024;
+
+/// The numbers of one AdamW step (Loshchilov and Hutter, arXiv 1711.05101).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay: the weight shrinks by `lr · weight_decay` before the update.
+    pub weight_decay: f64,
+    /// Number of this step, from 1: what the bias corrections are raised to.
+    pub step: u64,
+    /// Factor on every gradient before it is used: clipping, or one over the number of accumulated batches.
+    pub grad_scale: f32,
+}
+
+impl Default for AdamW {
+    /// PyTorch's defaults at step 1.
+    fn default() -> Self {
+        AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2, step: 1, grad_scale: 1.0 }
+    }
+}
+
+/// One step of AdamW on the weight `w` with gradient `g` and moments `m` and `v`, all of one length.
+///
+/// With ĝ = grad_scale·g, PyTorch's formula:
+///
+/// - w ← w·(1 − lr·weight_decay)
+/// - m ← β₁·m + (1 − β₁)·ĝ
+/// - v ← β₂·v + (1 − β₂)·ĝ²
+/// - w ← w − lr/(1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps)
+///
+/// # Panics
+/// When the slices differ in length or `h.step` is 0.
+pub fn adamw(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW) {
+    let n = w.len();
+    assert!(g.len() == n && m.len() == n && v.len() == n, "adamw: w, g, m and v differ in length");
+    assert!(h.step > 0, "adamw: steps are counted from 1");
+    // The factors are made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
+    let t = h.step as f64;
+    let decay = (1.0 - h.lr * h.weight_decay) as f32;
+    let (beta1, rest1) = (h.beta1 as f32, (1.0 - h.beta1) as f32);
+    let (beta2, rest2) = (h.beta2 as f32, (1.0 - h.beta2) as f32);
+    let rate = (h.lr / (1.0 - h.beta1.powf(t))) as f32;
+    let root = (1.0 / (1.0 - h.beta2.powf(t)).sqrt()) as f32;
+    let (eps, grad_scale) = (h.eps as f32, h.grad_scale);
+    (w.par_chunks_mut(CHUNK), g.par_chunks(CHUNK), m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK))
+        .into_par_iter()
+        .for_each(|(w, g, m, v)| {
+            for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                let g = g * grad_scale;
+                *m = beta1 * *m + rest1 * g;
+                *v = beta2 * *v + rest2 * g * g;
+                *w = *w * decay - rate * *m / (v.sqrt() * root + eps);
+            }
+        });
+}

@@ -1,0 +1,18 @@
+//! What can be wrong with data, as opposed to with a call.
+
+/// An error about values that a kernel was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A score that decides which weights stay is not a number, so no order of the weights exists.
+    #[error(
+        "score {index} is NaN, expected a number: check the weight and the calibration statistics for NaN"
+    )]
+    NanScore {
+        /// Position of the first NaN in the row-major scores.
+        index: usize,
+    },
+}
+
+/// A result whose error is [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

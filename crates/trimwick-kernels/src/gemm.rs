@@ -1,0 +1,205 @@
+//! Matrix products, by the `gemm` crate behind bounds checks.
+//!
+//! The three shapes a linear layer needs are named by what is transposed: `nt` for y = x·wᵀ, `nn` for dx = g·w and
+//! `tn` for dw = gᵀ·x. [`matmul_strided`] takes any strides; attention uses it on the heads of interleaved tensors.
+
+use gemm::Parallelism;
+
+use crate::real::Real;
+
+/// Below this number of multiplications, waking other threads costs more than they save.
+const PARALLEL_FROM: usize = 48 * 48 * 256;
+
+/// Whether a product may use the threads of the current rayon pool. The result is the same, bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threading {
+    /// All threads of the pool when the product is large enough.
+    Pool,
+    /// The calling thread alone: for use inside of parallel tasks.
+    Single,
+}
+
+/// A read-only matrix over a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Debug, Clone, Copy)]
+pub struct MatRef<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// A writable matrix over a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// Panics unless every element of the matrix lies inside of a slice of `len` elements.
+fn check_bounds(len: usize, rows: usize, cols: usize, row_stride: usize, col_stride: usize) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let last = (rows - 1)
+        .checked_mul(row_stride)
+        .and_then(|r| (cols - 1).checked_mul(col_stride).and_then(|c| r.checked_add(c)));
+    assert!(
+        last.is_some_and(|last| last < len && last <= isize::MAX as usize),
+        "matrix of {rows}×{cols} with strides {row_stride}, {col_stride} does not fit in {len} elements"
+    );
+}
+
+impl<'a, T: Real> MatRef<'a, T> {
+    /// A matrix of `rows` × `cols` elements with the given strides, in elements.
+    ///
+    /// # Panics
+    /// When an element would lie outside of `data`.
+    pub fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Self {
+        check_bounds(data.len(), rows, cols, row_stride, col_stride);
+        MatRef { data, rows, cols, row_stride, col_stride }
+    }
+
+    /// The transposed matrix over the same data.
+    pub fn t(self) -> Self {
+        MatRef {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+impl<'a, T: Real> MatMut<'a, T> {
+    /// A matrix of `rows` × `cols` elements with the given strides, in elements.
+    ///
+    /// # Panics
+    /// When an element would lie outside of `data`, or when two elements could be the same one: the larger stride
+    /// must be greater than the extent of the other dimension.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Self {
+        check_bounds(data.len(), rows, cols, row_stride, col_stride);
+        let apart = |inner: usize, inner_stride: usize, outer: usize, outer_stride: usize| {
+            (inner <= 1 || inner_stride > 0) && (outer <= 1 || outer_stride > (inner - 1) * inner_stride)
+        };
+        assert!(
+            rows == 0
+                || cols == 0
+                || apart(cols, col_stride, rows, row_stride)
+                || apart(rows, row_stride, cols, col_stride),
+            "matrix of {rows}×{cols} with strides {row_stride}, {col_stride} overlaps itself"
+        );
+        MatMut { data, rows, cols, row_stride, col_stride }
+    }
+}
+
+/// c = scale · a·b, or c += scale · a·b with `accumulate`.
+///
+/// `a` is [m, k], `b` is [k, n] and `c` is [m, n], each with its own strides.
+///
+/// # Panics
+/// When the shapes do not agree.
+pub fn matmul_strided<T: Real>(
+    a: MatRef<'_, T>,
+    b: MatRef<'_, T>,
+    c: MatMut<'_, T>,
+    scale: T,
+    accumulate: bool,
+    threading: Threading,
+) {
+    assert!(
+        a.cols == b.rows && a.rows == c.rows && b.cols == c.cols,
+        "matmul: [{}, {}] · [{}, {}] into [{}, {}]",
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols,
+        c.rows,
+        c.cols
+    );
+    let (m, n, k) = (c.rows, c.cols, a.cols);
+    let parallelism = match threading {
+        Threading::Pool if m.saturating_mul(n).saturating_mul(k) > PARALLEL_FROM => {
+            Parallelism::Rayon(rayon::current_num_threads())
+        }
+        _ => Parallelism::None,
+    };
+    // SAFETY: the constructors of the views have checked that every element of each matrix lies inside of its slice
+    // and that the elements of `c` are distinct; the shapes agree (asserted above); `c` is borrowed mutably, so it
+    // overlaps neither `a` nor `b`. Strides fit an isize where they are used: the offset of the last element was
+    // checked to, and a stride of a dimension of extent 1 is never multiplied by more than 0. T is f32 or f64 (Real
+    // is sealed), both of which gemm supports. gemm takes the column stride before the row stride.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.data.as_mut_ptr(),
+            c.col_stride as isize,
+            c.row_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            T::ONE,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// y = x·wᵀ, or y += x·wᵀ with `accumulate`: the forward of a linear layer.
+///
+/// `x` is [m, k], `w` is [n, k], `y` is [m, n].
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn matmul_nt<T: Real>(x: &[T], w: &[T], y: &mut [T], m: usize, k: usize, n: usize, accumulate: bool) {
+    check("x", x.len(), m, k);
+    check("w", w.len(), n, k);
+    check("y", y.len(), m, n);
+    let (a, b) = (MatRef::new(x, m, k, k, 1), MatRef::new(w, n, k, k, 1).t());
+    matmul_strided(a, b, MatMut::new(y, m, n, n, 1), T::ONE, accumulate, Threading::Pool);
+}
+
+/// dx = g·w, or dx += g·w with `accumulate`: the gradient of a linear layer with respect to its input.
+///
+/// `g` is [m, n], `w` is [n, k], `dx` is [m, k].
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn matmul_nn<T: Real>(g: &[T], w: &[T], dx: &mut [T], m: usize, n: usize, k: usize, accumulate: bool) {
+    check("g", g.len(), m, n);
+    check("w", w.len(), n, k);
+    check("dx", dx.len(), m, k);
+    let (a, b) = (MatRef::new(g, m, n, n, 1), MatRef::new(w, n, k, k, 1));
+    matmul_strided(a, b, MatMut::new(dx, m, k, k, 1), T::ONE, accumulate, Threading::Pool);
+}
+
+/// dw = gᵀ·x, or dw += gᵀ·x with `accumulate`: the gradient of a linear layer with respect to its weight.
+///
+/// `g` is [m, n], `x` is [m, k], `dw` is [n, k].
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn matmul_tn<T: Real>(g: &[T], x: &[T], dw: &mut [T], m: usize, n: usize, k: usize, accumulate: bool) {
+    check("g", g.len(), m, n);
+    check("x", x.len(), m, k);
+    check("dw", dw.len(), n, k);
+    let (a, b) = (MatRef::new(g, m, n, n, 1).t(), MatRef::new(x, m, k, k, 1));
+    matmul_strided(a, b, MatMut::new(dw, n, k, k, 1), T::ONE, accumulate, Threading::Pool);
+}
+
+fn check(name: &str, len: usize, rows: usize, cols: usize) {
+    assert!(Some(len) == rows.checked_mul(cols), "matmul: {name} has {len} elements, expected {rows}×{cols}");
+}

@@ -1,0 +1,169 @@
+//! Losses over a vocabulary: cross-entropy and the Kullback–Leibler divergence of distillation, one row per token.
+//!
+//! Logits may be −∞ (a forbidden token). Sums of exponentials are carried in f64 over pieces of the row, so that a
+//! vocabulary of any size keeps f32's accuracy.
+
+use rayon::prelude::*;
+
+use crate::math::{max, sum_map, sum_map2};
+use crate::real::Real;
+
+/// Logits summed in `T` before the sum moves to f64.
+const PIECE: usize = 4096;
+
+/// The largest logit m of a row and Σ exp((x − m)·scale).
+fn max_and_sum<T: Real>(row: &[T], scale: T) -> (T, f64) {
+    let m = max(row);
+    let piece = |piece: &[T]| sum_map(piece, |x| ((x - m) * scale).exp_fast()).to_f64();
+    (m, row.chunks(PIECE).map(piece).sum())
+}
+
+fn check_targets(op: &str, targets: &[u32], ignore: u32, v: usize) {
+    if let Some(target) = targets.iter().find(|&&t| t != ignore && t as usize >= v) {
+        panic!("{op}: target {target} in a vocabulary of {v}");
+    }
+}
+
+/// Vocabulary size of `logits` for `n` rows.
+fn width(op: &str, logits: usize, n: usize) -> usize {
+    assert!(
+        n > 0 && logits.is_multiple_of(n) && logits > 0,
+        "{op}: {logits} logits are not rows for {n} tokens"
+    );
+    logits / n
+}
+
+/// loss\[i\] = ln Σ exp(logits\[i\]) − logits\[i, targets\[i\]\], in nats; 0 where the target is `ignore`.
+///
+/// `logits` is [n, v], `targets` and `loss` are [n]. With n = 0 nothing is done.
+///
+/// # Panics
+/// When a slice does not have the length of its shape, or a target is neither below v nor `ignore`.
+pub fn cross_entropy<T: Real>(logits: &[T], targets: &[u32], ignore: u32, loss: &mut [T]) {
+    const OP: &str = "cross_entropy";
+    assert!(targets.len() == loss.len(), "{OP}: targets and loss differ in length");
+    if loss.is_empty() {
+        return;
+    }
+    let v = width(OP, logits.len(), loss.len());
+    check_targets(OP, targets, ignore, v);
+    (loss, logits.par_chunks_exact(v), targets).into_par_iter().for_each(|(loss, row, &target)| {
+        *loss = T::ZERO;
+        if target != ignore {
+            let (m, sum) = max_and_sum(row, T::ONE);
+            *loss = T::from_f64(sum.ln() + (m.to_f64() - row[target as usize].to_f64()));
+        }
+    });
+}
+
+/// The gradient of Σ g\[i\]·loss\[i\] of [`cross_entropy`]: dlogits\[i\] = g\[i\]·(softmax(logits\[i\]) − onehot),
+/// and zeros where the target is `ignore`.
+///
+/// `logits` and `dlogits` are [n, v], `targets` and `g` are [n].
+///
+/// # Panics
+/// As [`cross_entropy`].
+pub fn cross_entropy_backward<T: Real>(
+    logits: &[T],
+    targets: &[u32],
+    ignore: u32,
+    g: &[T],
+    dlogits: &mut [T],
+) {
+    const OP: &str = "cross_entropy_backward";
+    assert!(targets.len() == g.len(), "{OP}: targets and g differ in length");
+    assert!(logits.len() == dlogits.len(), "{OP}: logits and dlogits differ in length");
+    if g.is_empty() {
+        return;
+    }
+    let v = width(OP, logits.len(), g.len());
+    check_targets(OP, targets, ignore, v);
+    (dlogits.par_chunks_exact_mut(v), logits.par_chunks_exact(v), targets, g).into_par_iter().for_each(
+        |(drow, row, &target, &g)| {
+            if target == ignore {
+                drow.fill(T::ZERO);
+                return;
+            }
+            let (m, sum) = max_and_sum(row, T::ONE);
+            let scale = T::from_f64(g.to_f64() / sum);
+            for (d, &x) in drow.iter_mut().zip(row) {
+                *d = (x - m).exp_fast() * scale;
+            }
+            drow[target as usize] -= g;
+        },
+    );
+}
+
+fn check_kl(op: &str, student: usize, teacher: usize, temperature: f64) {
+    assert!(student == teacher, "{op}: student and teacher differ in length");
+    assert!(temperature > 0.0 && temperature.is_finite(), "{op}: temperature {temperature} is not positive");
+}
+
+/// loss\[i\] = KL(softmax(teacher\[i\]/T) ‖ softmax(student\[i\]/T)) in nats, without the factor T² (Hinton et al.,
+/// arXiv 1503.02531), which is the caller's.
+///
+/// `student` and `teacher` are [n, v], `loss` is [n]. A token that the teacher gives no probability adds nothing.
+///
+/// # Panics
+/// When a slice does not have the length of its shape or the temperature is not positive.
+pub fn kl_divergence<T: Real>(student: &[T], teacher: &[T], temperature: f64, loss: &mut [T]) {
+    const OP: &str = "kl_divergence";
+    check_kl(OP, student.len(), teacher.len(), temperature);
+    if loss.is_empty() {
+        return;
+    }
+    let v = width(OP, student.len(), loss.len());
+    let scale = T::from_f64(1.0 / temperature);
+    (loss, student.par_chunks_exact(v), teacher.par_chunks_exact(v)).into_par_iter().for_each(
+        |(loss, student, teacher)| {
+            let (ms, sum_s) = max_and_sum(student, scale);
+            let (mt, sum_t) = max_and_sum(teacher, scale);
+            // Σ p·((t − mt) − (s − ms))/T + ln Σs − ln Σt, with p not yet divided by Σt.
+            let term = |s: T, t: T| {
+                let (s, t) = ((s - ms) * scale, (t - mt) * scale);
+                let p = t.exp_fast();
+                if p > T::ZERO { p * (t - s) } else { p }
+            };
+            let pieces = student.chunks(PIECE).zip(teacher.chunks(PIECE));
+            let cross: f64 = pieces.map(|(s, t)| sum_map2(s, t, term).to_f64()).sum();
+            *loss = T::from_f64(cross / sum_t + (sum_s.ln() - sum_t.ln()));
+        },
+    );
+}
+
+/// The gradient of Σ g\[i\]·loss\[i\] of [`kl_divergence`] with respect to the student's logits:
+/// dstudent\[i\] = g\[i\]/T·(softmax(student\[i\]/T) − softmax(teacher\[i\]/T)).
+///
+/// `student`, `teacher` and `dstudent` are [n, v], `g` is [n].
+///
+/// # Panics
+/// As [`kl_divergence`].
+pub fn kl_divergence_backward<T: Real>(
+    student: &[T],
+    teacher: &[T],
+    temperature: f64,
+    g: &[T],
+    dstudent: &mut [T],
+) {
+    const OP: &str = "kl_divergence_backward";
+    check_kl(OP, student.len(), teacher.len(), temperature);
+    assert!(student.len() == dstudent.len(), "{OP}: student and dstudent differ in length");
+    if g.is_empty() {
+        return;
+    }
+    let v = width(OP, student.len(), g.len());
+    let scale = T::from_f64(1.0 / temperature);
+    (dstudent.par_chunks_exact_mut(v), student.par_chunks_exact(v), teacher.par_chunks_exact(v), g)
+        .into_par_iter()
+        .for_each(|(drow, student, teacher, &g)| {
+            let (ms, sum_s) = max_and_sum(student, scale);
+            let (mt, sum_t) = max_and_sum(teacher, scale);
+            let (cs, ct) = (T::from_f64(1.0 / sum_s), T::from_f64(1.0 / sum_t));
+            let g = g * scale;
+            for ((d, &s), &t) in drow.iter_mut().zip(student).zip(teacher) {
+                let q = ((s - ms) * scale).exp_fast() * cs;
+                let p = ((t - mt) * scale).exp_fast() * ct;
+                *d = g * (q - p);
+            }
+        });
+}
