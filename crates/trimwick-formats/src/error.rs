@@ -29,11 +29,11 @@ pub enum Error {
         /// Where in the file.
         at: Location,
         /// The field that is wrong, by its name in the specification.
-        field: String,
+        field: Box<str>,
         /// What the format asks for there.
-        expected: String,
+        expected: Box<str>,
         /// What is there.
-        found: String,
+        found: Box<str>,
     },
 
     /// The file is of a kind that is deliberately not read.
@@ -80,6 +80,51 @@ pub enum Error {
         bytes: u64,
     },
 
+    /// There is no model where one was looked for.
+    #[error("{}: no model weights: expected {expected}, found {found}", OneLine(path))]
+    NoModel {
+        /// The path that was given.
+        path: PathBuf,
+        /// What is looked for there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// What was to be written breaks a rule of its format; nothing was written.
+    #[error("cannot write {what}: expected {expected}, found {found}")]
+    Unwritable {
+        /// The tensor, file or key.
+        what: String,
+        /// What the format asks for.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+
+    /// The disk is too full to begin; nothing was written.
+    #[error(
+        "{}: not enough disk space: expected {needed} bytes free, found {available}; free some and run again",
+        OneLine(path)
+    )]
+    NoSpace {
+        /// The folder.
+        path: PathBuf,
+        /// How much the files take.
+        needed: u64,
+        /// How much there is.
+        available: u64,
+    },
+
+    /// Another process writes to the folder.
+    #[error("{}: in use by {holder}; wait until it has ended, or take another folder", OneLine(path))]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// Who holds the lock, as far as the lock file tells.
+        holder: String,
+    },
+
     /// A caller's buffer does not fit the data it belongs to.
     #[error("{what}: expected {expected}, found {found}")]
     Length {
@@ -118,9 +163,9 @@ impl Error {
     pub fn malformed(
         path: impl Into<PathBuf>,
         at: Location,
-        field: impl Into<String>,
-        expected: impl Into<String>,
-        found: impl Into<String>,
+        field: impl Into<Box<str>>,
+        expected: impl Into<Box<str>>,
+        found: impl Into<Box<str>>,
     ) -> Self {
         Self::Malformed {
             path: path.into(),
@@ -139,6 +184,15 @@ impl Error {
     /// A [`Error::Refused`]: "this is `what`; `instead`".
     pub fn refused(path: impl Into<PathBuf>, what: impl Into<String>, instead: impl Into<String>) -> Self {
         Self::Refused { path: path.into(), what: what.into(), instead: instead.into() }
+    }
+
+    /// A [`Error::Unwritable`]: "cannot write `what`".
+    pub(crate) fn unwritable(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::Unwritable { what: what.into(), expected: expected.into(), found: found.into() }
     }
 
     /// A [`Error::Missing`].
