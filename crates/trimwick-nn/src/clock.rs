@@ -1,0 +1,56 @@
+//! Where a training run is: what every random decision inside a model is keyed by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use trimwick_kernels::Rng;
+
+/// The seed of a model and the step that it is at. Clones share the state.
+///
+/// Candle's CPU generator cannot be seeded, so nothing here uses it: each random number is a function of
+/// (seed, stream, step, name) and a run that is stopped and resumed draws the same numbers.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    seed: u64,
+    step: AtomicU64,
+    training: AtomicBool,
+}
+
+impl Clock {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Arc::new(State { seed, step: AtomicU64::new(0), training: AtomicBool::new(false) }))
+    }
+
+    /// The seed of the parameter store.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// The forward pass that the model is at; a trainer counts micro-batches here.
+    pub fn step(&self) -> u64 {
+        self.0.step.load(Ordering::Relaxed)
+    }
+
+    /// Moves the clock.
+    pub fn set_step(&self, step: u64) {
+        self.0.step.store(step, Ordering::Relaxed);
+    }
+
+    /// Whether stochastic layers act.
+    pub fn training(&self) -> bool {
+        self.0.training.load(Ordering::Relaxed)
+    }
+
+    /// Switches stochastic layers on or off.
+    pub fn set_training(&self, on: bool) {
+        self.0.training.store(on, Ordering::Relaxed);
+    }
+
+    /// The generator of one stream (such as `"dropout"`) and one name at the current step.
+    pub fn rng(&self, stream: &str, name: &str) -> Rng {
+        Rng::new(self.seed(), stream, self.step(), name)
+    }
+}

@@ -1,0 +1,281 @@
+//! The layer registry: every layer a model built, by its dotted path.
+//!
+//! Algorithms act on a built model without `&mut`: a registered layer has interior mutability for its chain of
+//! [`Reparam`]s, its input quantizer and its capture hook.
+
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+use candle_core::{Result as CandleResult, Tensor};
+use globset::GlobBuilder;
+
+use crate::param::Param;
+use crate::reparam::{Chain, Reparam, Slot};
+use crate::store::{self, ParamStore};
+use crate::{Error, Result};
+
+/// What a layer computes, as far as pruning and quantization care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerKind {
+    /// `y = x·Wᵀ + b`, weight `[out, in]`.
+    Linear,
+    /// Rows of a table, weight `[vocabulary, hidden]`.
+    Embedding,
+    /// Two-dimensional convolution, weight `[out, in/groups, kh, kw]`.
+    Conv2d,
+}
+
+/// Sees the inputs of a layer while a model runs on calibration data.
+pub trait Capture: Send + Sync {
+    /// Called with the layer's input before it is used: `[.., in]` for a linear layer, detached.
+    ///
+    /// # Errors
+    /// An error ends the forward pass.
+    fn input(&self, layer: &Layer, x: &Tensor) -> CandleResult<()>;
+}
+
+struct Inner {
+    path: String,
+    kind: LayerKind,
+    weight: Param,
+    bias: Option<Param>,
+    // Weak: the store owns its layers.
+    store: Weak<store::Inner>,
+    chain: RwLock<Chain>,
+    activation: RwLock<Option<Arc<dyn Reparam>>>,
+    capture: RwLock<Option<Arc<dyn Capture>>>,
+}
+
+/// A handle to a registered layer. Clones share all state.
+#[derive(Clone)]
+pub struct Layer(Arc<Inner>);
+
+impl Layer {
+    pub(crate) fn new(
+        store: &ParamStore,
+        path: String,
+        kind: LayerKind,
+        weight: Param,
+        bias: Option<Param>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            path,
+            kind,
+            weight,
+            bias,
+            store: Arc::downgrade(&store.0),
+            chain: RwLock::default(),
+            activation: RwLock::default(),
+            capture: RwLock::default(),
+        }))
+    }
+
+    /// Dotted path, such as `model.layers.0.mlp.up_proj`.
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// What the layer computes.
+    pub fn kind(&self) -> LayerKind {
+        self.0.kind
+    }
+
+    /// The trained weight, before the chain.
+    pub fn weight(&self) -> &Param {
+        &self.0.weight
+    }
+
+    /// The bias.
+    pub fn bias(&self) -> Option<&Param> {
+        self.0.bias.as_ref()
+    }
+
+    /// The weight that the layer computes with: the chain applied to the stored one.
+    ///
+    /// # Errors
+    /// Whatever a reparametrization reports.
+    pub fn effective_weight(&self) -> CandleResult<Tensor> {
+        let chain = self.chain();
+        chain.apply(&self.0.weight.tensor())
+    }
+
+    /// A snapshot of the chain.
+    pub fn chain(&self) -> Chain {
+        self.0.chain.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a reparametrization of the weight into its slot and returns what was there.
+    pub fn set(&self, slot: Slot, reparam: Arc<dyn Reparam>) -> Option<Arc<dyn Reparam>> {
+        self.0.chain.write().unwrap_or_else(PoisonError::into_inner).set(slot, reparam)
+    }
+
+    /// Empties a slot and returns what was there.
+    pub fn clear(&self, slot: Slot) -> Option<Arc<dyn Reparam>> {
+        self.0.chain.write().unwrap_or_else(PoisonError::into_inner).clear(slot)
+    }
+
+    /// Saves `values` with the model as the buffer `path.suffix`: a mask, scales, statistics.
+    ///
+    /// # Errors
+    /// A parameter of that name, a buffer of another shape, a store that no longer exists.
+    pub fn set_buffer(&self, suffix: &str, values: &Tensor) -> Result<Param> {
+        self.store()?.set_buffer(&self.buffer_name(suffix), values)
+    }
+
+    /// The buffer `path.suffix`, if there is one.
+    pub fn buffer(&self, suffix: &str) -> Option<Param> {
+        self.store().ok()?.get(&self.buffer_name(suffix))
+    }
+
+    /// Removes the buffer `path.suffix`.
+    pub fn remove_buffer(&self, suffix: &str) {
+        if let Ok(store) = self.store() {
+            store.remove_buffer(&self.buffer_name(suffix));
+        }
+    }
+
+    fn buffer_name(&self, suffix: &str) -> String {
+        match self.path() {
+            "" => suffix.to_string(),
+            path => format!("{path}.{suffix}"),
+        }
+    }
+
+    fn store(&self) -> Result<ParamStore> {
+        let gone = || Error::UnknownParam { name: self.path().into() };
+        self.0.store.upgrade().map(ParamStore).ok_or_else(gone)
+    }
+
+    /// The reparametrization of the layer's input, if one is set.
+    pub fn activation(&self) -> Option<Arc<dyn Reparam>> {
+        self.0.activation.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets or lifts the reparametrization of the layer's input.
+    pub fn set_activation(&self, reparam: Option<Arc<dyn Reparam>>) {
+        *self.0.activation.write().unwrap_or_else(PoisonError::into_inner) = reparam;
+    }
+
+    /// Lets `capture` see the layer's inputs until the returned guard is dropped. One capture at a time: a new
+    /// one takes the place of the old.
+    pub fn capture(&self, capture: Arc<dyn Capture>) -> CaptureGuard {
+        *self.0.capture.write().unwrap_or_else(PoisonError::into_inner) = Some(capture);
+        CaptureGuard(self.clone())
+    }
+
+    /// What every layer does with its input: show it to the capture hook, then reparametrize it.
+    pub(crate) fn see(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let capture = self.0.capture.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(capture) = capture {
+            capture.input(self, &x.detach())?;
+        }
+        match self.activation() {
+            Some(a) => a.apply(x),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let chain = self.chain().names();
+        write!(f, "{} {:?} {:?} {chain:?}", self.path(), self.kind(), self.weight().shape().dims())
+    }
+}
+
+/// Ends a capture when dropped.
+#[must_use = "the capture ends when the guard is dropped"]
+pub struct CaptureGuard(Layer);
+
+impl Drop for CaptureGuard {
+    fn drop(&mut self) {
+        *self.0.0.capture.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// A list of layers, in the order they were built.
+#[derive(Clone, Debug, Default)]
+pub struct Layers(Vec<Layer>);
+
+impl Layers {
+    pub(crate) fn new(layers: Vec<Layer>) -> Self {
+        Self(layers)
+    }
+
+    /// The layers whose path matches `pattern`: a glob in which `*` and `?` match any characters, dots
+    /// included, `[..]` a class and `{a,b}` alternatives.
+    ///
+    /// # Errors
+    /// [`Error::Pattern`] when the glob does not parse, [`Error::NoMatch`] when it selects nothing.
+    pub fn select(&self, pattern: &str) -> Result<Self> {
+        let glob = GlobBuilder::new(pattern)
+            .literal_separator(false)
+            .build()
+            .map_err(|e| Error::Pattern { pattern: pattern.into(), reason: e.kind().to_string() })?
+            .compile_matcher();
+        let found: Vec<_> = self.0.iter().filter(|l| glob.is_match(l.path())).cloned().collect();
+        if found.is_empty() {
+            return Err(Error::NoMatch { pattern: pattern.into(), known: self.known() });
+        }
+        Ok(Self(found))
+    }
+
+    /// The layers whose path does not match `pattern` (which may match none).
+    ///
+    /// # Errors
+    /// [`Error::Pattern`] when the glob does not parse.
+    pub fn without(&self, pattern: &str) -> Result<Self> {
+        match self.select(pattern) {
+            Ok(hit) => Ok(self.retain(|l| !hit.iter().any(|h| h.path() == l.path()))),
+            Err(Error::NoMatch { .. }) => Ok(self.clone()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The layers of one kind (possibly none).
+    pub fn of_kind(&self, kind: LayerKind) -> Self {
+        self.retain(|l| l.kind() == kind)
+    }
+
+    /// The layers for which `f` holds (possibly none).
+    pub fn retain(&self, f: impl Fn(&Layer) -> bool) -> Self {
+        Self(self.0.iter().filter(|l| f(l)).cloned().collect())
+    }
+
+    /// The layer at exactly `path`.
+    pub fn get(&self, path: &str) -> Option<&Layer> {
+        self.0.iter().find(|l| l.path() == path)
+    }
+
+    /// Iterates in the order of construction.
+    pub fn iter(&self) -> std::slice::Iter<'_, Layer> {
+        self.0.iter()
+    }
+
+    /// Number of layers.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the list is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn known(&self) -> String {
+        const SHOWN: usize = 4;
+        let mut names: Vec<_> = self.0.iter().take(SHOWN).map(|l| l.path().to_string()).collect();
+        if self.0.len() > SHOWN {
+            names.push(format!("… ({} layers)", self.0.len()));
+        }
+        if names.is_empty() { "no layers".into() } else { names.join(", ") }
+    }
+}
+
+impl<'a> IntoIterator for &'a Layers {
+    type Item = &'a Layer;
+    type IntoIter = std::slice::Iter<'a, Layer>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}

@@ -1,0 +1,80 @@
+//! `y = x·Wᵀ + b` with a weight that may be masked and fake-quantized.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, Module};
+
+use crate::builder::VarBuilder;
+use crate::embedding::Embedding;
+use crate::layer::{Layer, LayerKind};
+use crate::ops;
+
+/// A linear layer: x `[.., in]`, weight `[out, in]`, bias `[out]`, y `[.., out]`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    layer: Layer,
+}
+
+impl Linear {
+    /// The registered layer: its weight, chain and hooks.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// A projection onto a vocabulary that shares the embedding's weight: one parameter, one registry entry.
+    pub fn tied(embedding: &Embedding) -> Self {
+        Self { layer: embedding.layer().clone() }
+    }
+}
+
+impl Module for Linear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = match self.layer.kind() {
+            LayerKind::Embedding => x.clone(),
+            _ => self.layer.see(x)?,
+        };
+        let y = ops::linear(&x, &self.layer.effective_weight()?)?;
+        match self.layer.bias() {
+            Some(bias) => y.broadcast_add(&bias.tensor()),
+            None => Ok(y),
+        }
+    }
+}
+
+/// A linear layer with a bias, initialized as candle_nn does: Kaiming normal weight, uniform bias.
+///
+/// # Errors
+/// Missing or misshapen tensors, a path used twice.
+pub fn linear(in_dim: usize, out_dim: usize, vb: VarBuilder) -> Result<Linear> {
+    linear_b(in_dim, out_dim, true, vb)
+}
+
+/// A linear layer without a bias.
+///
+/// # Errors
+/// Missing or misshapen tensors, a path used twice.
+pub fn linear_no_bias(in_dim: usize, out_dim: usize, vb: VarBuilder) -> Result<Linear> {
+    linear_b(in_dim, out_dim, false, vb)
+}
+
+/// A linear layer with or without a bias.
+///
+/// # Errors
+/// Missing or misshapen tensors, a path used twice.
+pub fn linear_b(in_dim: usize, out_dim: usize, bias: bool, vb: VarBuilder) -> Result<Linear> {
+    linear_init(in_dim, out_dim, bias, candle_nn::init::DEFAULT_KAIMING_NORMAL, vb)
+}
+
+/// A linear layer whose weight is initialized by `init`, for models with their own rule.
+///
+/// # Errors
+/// Missing or misshapen tensors, a path used twice.
+pub fn linear_init(in_dim: usize, out_dim: usize, bias: bool, init: Init, vb: VarBuilder) -> Result<Linear> {
+    let weight = vb.param((out_dim, in_dim), "weight", init)?;
+    let bound = 1. / (in_dim as f64).sqrt();
+    let bias = match bias {
+        true => Some(vb.param(out_dim, "bias", Init::Uniform { lo: -bound, up: bound })?),
+        false => None,
+    };
+    let layer = vb.register(Layer::new(vb.store(), vb.prefix(), LayerKind::Linear, weight, bias))?;
+    Ok(Linear { layer })
+}

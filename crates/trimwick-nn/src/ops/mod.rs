@@ -1,0 +1,25 @@
+//! Differentiable operations. On the CPU in f32 and f64 each is one fused loop of `trimwick-kernels` with its
+//! own backward; on other devices and dtypes it is composed from candle operations that are differentiable.
+//! Both paths are tested against each other.
+
+mod attention;
+mod cpu;
+mod dropout;
+mod embedding;
+mod linear;
+mod loss;
+mod mask;
+mod norm;
+mod rope;
+mod swiglu;
+
+pub use attention::attention;
+pub use cpu::{Elem, cpu_slice, with_slices};
+pub use dropout::dropout;
+pub use embedding::embedding;
+pub use linear::linear;
+pub use loss::{cross_entropy, cross_entropy_each, kl_divergence};
+pub use mask::mask;
+pub use norm::{layer_norm, rms_norm};
+pub use rope::rope;
+pub use swiglu::swiglu;
