@@ -1,0 +1,48 @@
+//! `[calibration]`: the windows whose activations the pruning methods look at.
+
+use serde::Serialize;
+
+use crate::raw::{Count, Key, Section, SectionSpec};
+use crate::resolve::Writer;
+
+static WINDOWS: Key<Count> = Key::default(
+    "windows",
+    Count { min: 1, max: 1 << 20 },
+    "32",
+    "Windows of data.context tokens, drawn from data.train.",
+)
+.known_as(&["samples", "nsamples", "num_samples", "calib_size"]);
+static SEED: Key<Count> = Key::optional(
+    "seed",
+    Count { min: 0, max: Count::LARGEST },
+    "0",
+    "the recipe's seed",
+    "Selects which windows are drawn.",
+);
+
+/// The declaration of `[calibration]`.
+pub(crate) static SPEC: SectionSpec = SectionSpec { keys: &[&WINDOWS, &SEED], foreign: &[] };
+
+/// The calibration data.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CalibrationSpec {
+    /// Windows of `data.context` tokens from `data.train`, at least 1.
+    pub windows: usize,
+    /// Selects which windows are drawn.
+    pub seed: u64,
+}
+
+pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<CalibrationSpec> {
+    let windows = section.get(&WINDOWS);
+    let own = section.maybe(&SEED);
+    section.finish();
+    Some(CalibrationSpec { windows: windows? as usize, seed: own.sound()?.or(seed)? })
+}
+
+impl CalibrationSpec {
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.section("calibration");
+        out.put(&WINDOWS, self.windows);
+        out.put(&SEED, self.seed);
+    }
+}

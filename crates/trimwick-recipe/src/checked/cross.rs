@@ -1,0 +1,239 @@
+//! What one section asks of another. Each check looks at sound values only: a faulty section has its own fault already.
+
+use super::compare::{Arm, CompareSpec};
+use super::data::DataSpec;
+use super::distill::DistillSpec;
+use super::model::ModelSpec;
+use super::pretrain::{PretrainSpec, TokenizerSpec};
+use super::prune::{PruneSchedule, PruneSpec};
+use super::train::{TrainLength, TrainSpec, Warmup};
+use crate::error::{Fault, FaultKind};
+use crate::raw::{Places, Sink, Slot};
+
+/// The sections as they were read one by one.
+pub(crate) struct Sections<'a> {
+    pub(crate) model: Option<&'a ModelSpec>,
+    pub(crate) data: Option<&'a DataSpec>,
+    pub(crate) prune: Slot<&'a PruneSpec>,
+    pub(crate) train: Slot<&'a TrainSpec>,
+    pub(crate) distill: Slot<&'a DistillSpec>,
+    pub(crate) arms: Slot<&'a Vec<Arm>>,
+}
+
+/// Reports faults by the full key.
+pub(crate) struct Report<'a> {
+    pub(crate) sink: &'a Sink,
+    pub(crate) places: &'a Places,
+}
+
+impl Report<'_> {
+    fn fault(&self, key: &str, kind: FaultKind) {
+        self.sink.push(Fault { place: self.places.of(key), key: key.to_string(), kind });
+    }
+
+    fn conflict(
+        &self,
+        key: &str,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        let (expected, found, advice) = (expected.into(), found.into(), advice.into());
+        self.fault(key, FaultKind::Conflict { expected, found, advice });
+    }
+
+    fn no_effect(&self, key: &str, why: impl Into<String>, advice: impl Into<String>) {
+        self.fault(key, FaultKind::NoEffect { why: why.into(), advice: advice.into() });
+    }
+}
+
+impl Sections<'_> {
+    pub(crate) fn check(&self, report: &Report<'_>) {
+        self.check_work(report);
+        self.check_pretrain(report);
+        self.check_data(report);
+        self.check_train(report);
+        self.check_prune(report);
+        self.check_distill(report);
+        self.check_arms(report);
+    }
+
+    fn pretrain(&self) -> Option<&PretrainSpec> {
+        match self.model {
+            Some(ModelSpec::Pretrain(pretrain)) => Some(pretrain),
+            _ => None,
+        }
+    }
+
+    /// A recipe has to do something.
+    fn check_work(&self, report: &Report<'_>) {
+        if self.pretrain().is_none() && !self.prune.present() && !self.train.present() {
+            let example = "[prune] with pattern = \"2:4\"".to_string();
+            let expected = "a section [prune] or [train], something to do".to_string();
+            report.fault("prune", FaultKind::Missing { expected, example });
+        }
+    }
+
+    fn check_pretrain(&self, report: &Report<'_>) {
+        let Some(pretrain) = self.pretrain() else { return };
+        if !self.train.present() {
+            let expected = "a section [train]: the model starts from random weights".to_string();
+            report.fault(
+                "train",
+                FaultKind::Missing { expected, example: "[train] with steps = 1000".to_string() },
+            );
+        }
+        if self.prune.present() {
+            let advice = "train the model first, then prune its folder with a second recipe";
+            report.conflict("prune", "a trained model to prune", "random weights", advice);
+        }
+        if let (Some(data), Some(positions)) = (self.data, pretrain.max_positions())
+            && data.context as u64 > positions
+        {
+            let expected = format!("at most model.config.max_position_embeddings = {positions}");
+            report.conflict(
+                "data.context",
+                expected,
+                data.context.to_string(),
+                "lower it, or raise the other",
+            );
+        }
+    }
+
+    /// The training text is there where something reads it, and only there.
+    fn check_data(&self, report: &Report<'_>) {
+        let calibrates = self.prune.as_ref().given().is_some_and(|prune| prune.method.calibrates());
+        if report.places.given("calibration") && !calibrates && self.prune != Slot::Faulty {
+            let why = match &self.prune {
+                Slot::Given(prune) => format!("method {:?} looks at no activations", prune.method.name()),
+                _ => "nothing is pruned".to_string(),
+            };
+            report.no_effect("calibration", why, "remove the section, or write prune.method = \"sparsegpt\"");
+        }
+        let Some(data) = self.data else { return };
+        let trains_tokenizer =
+            self.pretrain().is_some_and(|pretrain| matches!(pretrain.tokenizer, TokenizerSpec::Train { .. }));
+        let reader = if self.train.present() {
+            Some("[train] trains on it")
+        } else if calibrates {
+            Some("the method calibrates on it")
+        } else if trains_tokenizer {
+            Some("the tokenizer is trained on it")
+        } else {
+            None
+        };
+        match (&data.train, reader) {
+            (None, Some(reader)) => {
+                let expected = format!("a text, since {reader}");
+                let example = "train = \"builtin:sotu-train\"".to_string();
+                report.fault("data.train", FaultKind::Missing { expected, example });
+            }
+            (Some(_), None) if self.prune != Slot::Faulty && self.model.is_some() => {
+                report.no_effect(
+                    "data.train",
+                    "nothing trains or calibrates",
+                    "remove it, or add a section [train]",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn check_train(&self, report: &Report<'_>) {
+        let (Slot::Given(train), Some(data)) = (&self.train, self.data) else { return };
+        let per_step = train.tokens_per_step(data.context);
+        if let TrainLength::Tokens(tokens) = train.length
+            && tokens < per_step
+        {
+            let expected = format!("at least one step, {per_step} tokens (batch x accumulate x context)");
+            report.conflict("train.tokens", expected, tokens.to_string(), "raise it, or make a step smaller");
+            return;
+        }
+        let steps = train.steps(data.context);
+        if let Warmup::Steps(warmup) = train.warmup
+            && warmup >= steps
+        {
+            let expected = format!("fewer than the {steps} steps of training");
+            report.conflict(
+                "train.warmup",
+                expected,
+                warmup.to_string(),
+                "lower it, or write a share such as 0.05",
+            );
+        }
+    }
+
+    fn check_prune(&self, report: &Report<'_>) {
+        let Slot::Given(prune) = &self.prune else { return };
+        let (refresh_every, span, within) = match prune.schedule {
+            PruneSchedule::OneShot => return,
+            PruneSchedule::Gradual { refresh_every, ramp } => (refresh_every, ramp, "the ramp of "),
+            PruneSchedule::Refreshed { refresh_every, .. } => (refresh_every, 1.0, "the "),
+        };
+        if self.train == Slot::Absent {
+            let found = format!("{:?} without it", prune.schedule.name());
+            let advice = "add the section, or write schedule = \"one-shot\"";
+            report.conflict("prune.schedule", "a section [train] to prune during", found, advice);
+        }
+        let (Slot::Given(train), Some(data)) = (&self.train, self.data) else { return };
+        let steps = (span * train.steps(data.context) as f64) as u64;
+        if refresh_every > steps {
+            let expected = format!("at most {within}{steps} steps");
+            report.conflict(
+                "prune.refresh_every",
+                expected,
+                refresh_every.to_string(),
+                "lower it, or train longer",
+            );
+        }
+    }
+
+    fn check_distill(&self, report: &Report<'_>) {
+        if !self.distill.present() {
+            return;
+        }
+        let why = if self.pretrain().is_some() {
+            "a model that starts from random weights has no dense twin"
+        } else if !self.train.present() {
+            "nothing is trained"
+        } else if !self.prune.present() {
+            "the model is not pruned, so it would only teach itself"
+        } else {
+            return;
+        };
+        report.no_effect("distill", why, "remove the section, or add [prune] and [train] to a trained model");
+    }
+
+    fn check_arms(&self, report: &Report<'_>) {
+        let Slot::Given(arms) = &self.arms else { return };
+        for arm in arms.iter() {
+            let why = match arm {
+                Arm::DenseTuned if !self.train.present() => "nothing is trained",
+                Arm::DenseTuned if !self.prune.present() => "without [prune] the run itself is this arm",
+                Arm::PrunedMagnitude if !self.prune.present() => "nothing is pruned",
+                _ => continue,
+            };
+            report.no_effect(
+                "compare.arms",
+                format!("{} has nothing to show, {why}", arm.name()),
+                "leave it out",
+            );
+        }
+    }
+
+    /// The arms that are compared where the recipe does not say.
+    pub(crate) fn compare(&self) -> Option<CompareSpec> {
+        let mut arms = Vec::new();
+        if self.prune.present() && self.train.present() {
+            arms.push(Arm::DenseTuned);
+        }
+        if self.prune.present() {
+            arms.push(Arm::PrunedMagnitude);
+        }
+        match &self.arms {
+            Slot::Absent => Some(CompareSpec { arms }),
+            Slot::Faulty => None,
+            Slot::Given(arms) => Some(CompareSpec { arms: arms.to_vec() }),
+        }
+    }
+}

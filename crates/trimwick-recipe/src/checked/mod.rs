@@ -1,0 +1,15 @@
+//! The checked recipe, one file per section: its declaration, its plain struct, how it is read and how it is written.
+//!
+//! A new section is a file here with a [`SectionSpec`](crate::raw::SectionSpec), a struct, `read` and `write`, and a line in
+//! `recipe.rs`. What one section asks of another is in `cross.rs`.
+
+pub(crate) mod calibration;
+pub(crate) mod compare;
+pub(crate) mod cross;
+pub(crate) mod data;
+pub(crate) mod distill;
+pub(crate) mod export;
+pub(crate) mod model;
+pub(crate) mod pretrain;
+pub(crate) mod prune;
+pub(crate) mod train;

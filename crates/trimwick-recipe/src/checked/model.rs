@@ -1,0 +1,245 @@
+//! `[model]`: the weights a recipe starts from, or the shape of a model that starts from random ones.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::pretrain::{self, PretrainSpec};
+use crate::error::{FaultKind, Hint};
+use crate::raw::{Key, Section, SectionSpec, Slot, Sub, Text, nearest};
+use crate::resolve::Writer;
+
+/// The models that are compiled into the program, as they are named after `builtin:`.
+pub const BUILTIN_MODELS: &[&str] = &["tiny-llama"];
+
+static SOURCE: Key<Text> = Key::optional(
+    "source",
+    Text::path("a model: builtin:NAME, a folder, a .gguf file or a hub id ORG/NAME"),
+    "\"builtin:tiny-llama\"",
+    "[model.config] is given",
+    "The model to start from. Of a folder and a hub id with the same spelling, the folder wins; ./ always means a path.",
+)
+.known_as(&["path", "name_or_path", "model_name_or_path", "checkpoint", "id"]);
+static REVISION: Key<Text> = Key::optional(
+    "revision",
+    Text { what: "a branch, a tag or a commit of the hub", allowed: is_revision },
+    "\"main\"",
+    "the hub's main branch",
+    "The revision of a hub id. Pin a commit to make a run repeatable.",
+);
+static CONFIG: Key<Sub> = Key::optional(
+    "config",
+    Sub(&pretrain::CONFIG_SPEC),
+    "[model.config]",
+    "source is given",
+    "Start from random weights of this shape instead: the keys of a Hugging Face config.json.",
+);
+static TOKENIZER: Key<Sub> = Key::optional(
+    "tokenizer",
+    Sub(&pretrain::TOKENIZER_SPEC),
+    "[model.tokenizer]",
+    "the model's own",
+    "The tokenizer of a model that starts from random weights.",
+);
+
+/// The declaration of `[model]`.
+pub(crate) static SPEC: SectionSpec = SectionSpec {
+    keys: &[&SOURCE, &REVISION, &CONFIG, &TOKENIZER],
+    foreign: &[(
+        "dtype",
+        "weights are read as they are and trained in f32; the written type is export.dtype",
+    )],
+};
+
+/// Where the weights come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSpec {
+    /// A trained model.
+    Source(ModelSource),
+    /// Random weights of a given shape, and a tokenizer.
+    Pretrain(PretrainSpec),
+}
+
+/// A trained model, by where it is found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSource {
+    /// One of [`BUILTIN_MODELS`].
+    Builtin(String),
+    /// A folder with `config.json` and safetensors, relative to the current directory.
+    Folder(PathBuf),
+    /// A GGUF file, relative to the current directory.
+    Gguf(PathBuf),
+    /// A model of the Hugging Face hub.
+    Hub {
+        /// `ORG/NAME`.
+        id: String,
+        /// A branch, tag or commit; the main branch where there is none.
+        revision: Option<String>,
+    },
+}
+
+impl std::fmt::Display for ModelSource {
+    /// As the key `source` writes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ModelSource::Builtin(name) => write!(f, "builtin:{name}"),
+            ModelSource::Hub { id, .. } => f.write_str(id),
+            ModelSource::Folder(path) | ModelSource::Gguf(path) => {
+                let path = path.to_string_lossy();
+                // Without the dot it would be read as a hub id, or as a model that is compiled in.
+                let prefix = if is_hub_id(&path) || path.starts_with("builtin:") { "./" } else { "" };
+                write!(f, "{prefix}{path}")
+            }
+        }
+    }
+}
+
+fn is_revision(text: &str) -> bool {
+    let sound = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    !text.is_empty()
+        && text.len() <= 128
+        && text.chars().all(sound)
+        && !text.contains("..")
+        && !text.starts_with('/')
+}
+
+fn is_hub_id(text: &str) -> bool {
+    let sound = |part: &str| {
+        part.len() <= 96
+            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+            && !part.contains("..")
+    };
+    !has_extension(text, &["gguf"])
+        && text.split_once('/').is_some_and(|(org, name)| sound(org) && sound(name))
+}
+
+fn has_extension(text: &str, extensions: &[&str]) -> bool {
+    let extension = text.rsplit_once('.').map_or("", |(_, extension)| extension);
+    extensions.iter().any(|known| known.eq_ignore_ascii_case(extension))
+}
+
+pub(crate) fn read(section: Section<'_>) -> Option<ModelSpec> {
+    let source = section.maybe(&SOURCE);
+    let config = section.sub(&CONFIG);
+    let tokenizer = section.sub(&TOKENIZER);
+    let spec = match (source, config) {
+        (source, config) if source.present() && config.present() => {
+            section.maybe(&REVISION);
+            let advice = "keep source to start from its weights, or [model.config] to start from random ones";
+            section.conflict(&CONFIG, "either model.source or [model.config]", "both", advice);
+            None
+        }
+        (Slot::Absent, Slot::Given(config)) => {
+            section.unused(&REVISION, "random weights have no revision", "remove it");
+            pretrain::read(config, &section, &TOKENIZER, tokenizer).map(ModelSpec::Pretrain)
+        }
+        (Slot::Absent, Slot::Absent) => {
+            section.maybe(&REVISION);
+            section.missing(&SOURCE, SOURCE.rule.what.to_string());
+            None
+        }
+        (source, _) => {
+            section.unused(
+                &TOKENIZER,
+                "a trained model brings its tokenizer",
+                "remove it, or give [model.config] instead of source",
+            );
+            source.given().and_then(|source| read_source(&section, &source)).map(ModelSpec::Source)
+        }
+    };
+    section.finish();
+    spec
+}
+
+fn read_source(section: &Section<'_>, source: &str) -> Option<ModelSource> {
+    let no_revision = |what: &str| {
+        section.unused(&REVISION, format!("{what} has no revisions"), "remove it, or give a hub id ORG/NAME");
+    };
+    if let Some(name) = source.strip_prefix("builtin:") {
+        no_revision("a builtin model");
+        return builtin(section, &SOURCE, name, BUILTIN_MODELS).map(ModelSource::Builtin);
+    }
+    let refuse = |advice: &str| {
+        section.maybe(&REVISION);
+        let (expected, found) = (SOURCE.rule.what, format!("\"{}\"", crate::error::Plain(source)));
+        section.conflict(&SOURCE, expected, found, advice);
+        None
+    };
+    if has_extension(source, &["bin", "pt", "pth", "ckpt", "pkl"]) {
+        return refuse(
+            "pickle files run code when they are opened: convert the model to safetensors and give its folder",
+        );
+    }
+    if has_extension(source, &["safetensors", "json"]) {
+        return refuse("give the folder that holds it beside config.json");
+    }
+    let path =
+        source.strip_prefix("./").filter(|rest| !rest.is_empty() && !rest.starts_with('/')).unwrap_or(source);
+    if has_extension(source, &["gguf"]) {
+        no_revision("a file");
+        return Some(ModelSource::Gguf(PathBuf::from(path)));
+    }
+    if !is_hub_id(source) {
+        no_revision("a folder");
+        return Some(ModelSource::Folder(PathBuf::from(path)));
+    }
+    let revision = section.maybe(&REVISION);
+    if !revision.present() && std::path::Path::new(source).is_dir() {
+        return Some(ModelSource::Folder(PathBuf::from(source)));
+    }
+    Some(ModelSource::Hub { id: source.to_string(), revision: revision.sound()? })
+}
+
+/// The name behind `builtin:`, if it is one of `known`.
+pub(crate) fn builtin<R>(section: &Section<'_>, key: &Key<R>, name: &str, known: &[&str]) -> Option<String> {
+    if known.contains(&name) {
+        return Some(name.to_string());
+    }
+    let all: Vec<String> = known.iter().map(|name| format!("builtin:{name}")).collect();
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => Hint::DidYouMean(format!("builtin:{near}")),
+        None => Hint::Known(all.clone()),
+    };
+    let found = format!("the string \"builtin:{}\"", crate::error::Plain(name));
+    section.fault(key, FaultKind::UnknownWord { expected: all.join(" or "), found, hint });
+    None
+}
+
+impl ModelSpec {
+    pub(crate) fn write(&self, out: &mut Writer) {
+        match self {
+            ModelSpec::Source(source) => {
+                out.section("model");
+                out.put(&SOURCE, source.to_string());
+                if let ModelSource::Hub { revision, .. } = source {
+                    out.put_some(&REVISION, revision.as_ref());
+                }
+            }
+            ModelSpec::Pretrain(pretrain) => pretrain.write(out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_from_a_hub_id_by_its_spelling() {
+        for (text, hub) in [
+            ("HuggingFaceTB/SmolLM2-135M", true),
+            ("./org/name", false),
+            ("/abs/name", false),
+            ("name", false),
+            ("a/b/c", false),
+            ("a/..b", false),
+            ("data/model.gguf", false),
+            ("a/", false),
+        ] {
+            assert_eq!(is_hub_id(text), hub, "{text}");
+        }
+    }
+}

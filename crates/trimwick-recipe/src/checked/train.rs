@@ -1,0 +1,443 @@
+//! `[train]`: how long, how fast and with what optimizer.
+
+use serde::Serialize;
+
+use crate::raw::{At, Choice, Count, Globs, Key, Number, Raw, Rule, Section, SectionSpec, Slot, Subs, Value};
+use crate::resolve::{ToToml, Writer};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Shape {
+    Cosine,
+    Linear,
+    Constant,
+}
+
+/// A share of the steps, written with a point, or a number of steps, written without.
+#[derive(Debug)]
+struct WarmupRule;
+
+impl Rule for WarmupRule {
+    type Value = Warmup;
+
+    fn expected(&self) -> String {
+        "a share of the steps from 0.0 and below 1.0, or a whole number of steps".to_string()
+    }
+
+    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Warmup> {
+        match raw.value {
+            Value::Whole(steps) if steps >= 0 => return Some(Warmup::Steps(steps.unsigned_abs())),
+            Value::Real(share) if (0.0..1.0).contains(&share) => return Some(Warmup::Share(share + 0.0)),
+            Value::Whole(_) | Value::Huge(_) | Value::Real(_) => at.bad_value(raw, self.expected()),
+            _ => at.wrong_type(raw, self.expected()),
+        }
+        None
+    }
+}
+
+static TOKENS: Key<Count> = Key::optional(
+    "tokens",
+    Count { min: 1, max: Count::LARGEST },
+    "81920",
+    "steps is given",
+    "Train on so many tokens, rounded up to whole steps.",
+)
+.known_as(&["max_tokens", "num_tokens"]);
+static STEPS: Key<Count> = Key::optional(
+    "steps",
+    Count { min: 1, max: Count::LARGEST },
+    "200",
+    "tokens is given",
+    "Train for so many steps of the optimizer.",
+)
+.known_as(&["max_steps", "num_steps", "iterations", "max_iters"]);
+static BATCH: Key<Count> = Key::default(
+    "batch",
+    Count { min: 1, max: 1 << 16 },
+    "4",
+    "Windows of data.context tokens computed at once.",
+)
+.known_as(&["batch_size", "micro_batch", "micro_batch_size", "per_device_train_batch_size"]);
+static ACCUMULATE: Key<Count> = Key::default(
+    "accumulate",
+    Count { min: 1, max: 1 << 16 },
+    "1",
+    "Batches whose gradients make up one step.",
+)
+.known_as(&["grad_accum", "gradient_accumulation", "gradient_accumulation_steps"]);
+static LR: Key<Number> =
+    Key::required("lr", Number::above(0.0).up_to(1.0), "1e-4", "The highest learning rate, after warmup.")
+        .known_as(&["learning_rate", "max_lr", "peak_lr"]);
+static WARMUP: Key<WarmupRule> = Key::default(
+    "warmup",
+    WarmupRule,
+    "0.05",
+    "The learning rate climbs from 0 over this share (0.05) or number (10) of the steps.",
+)
+.known_as(&["warmup_steps", "warmup_ratio", "num_warmup_steps"]);
+static SCHEDULE: Key<Choice<Shape>> = Key::default(
+    "schedule",
+    Choice(&[("cosine", Shape::Cosine), ("linear", Shape::Linear), ("constant", Shape::Constant)]),
+    "\"cosine\"",
+    "How the learning rate falls after warmup.",
+)
+.known_as(&["lr_schedule", "lr_scheduler", "lr_scheduler_type"]);
+static MIN_LR: Key<Number> = Key::default(
+    "min_lr",
+    Number::from(0.0).up_to(1.0),
+    "0.0",
+    "Where it ends, at most lr. Only with schedules \"cosine\" and \"linear\".",
+);
+static CLIP: Key<Number> = Key::default(
+    "clip",
+    Number::from(0.0),
+    "1.0",
+    "The gradient is scaled down to this global norm; 0 never does.",
+)
+.known_as(&["grad_clip", "clip_norm", "max_grad_norm", "max_norm"]);
+static WEIGHT_DECAY: Key<Number> =
+    Key::default("weight_decay", Number::from(0.0).up_to(1.0), "0.0", "AdamW's decoupled decay.")
+        .known_as(&["wd"]);
+static BETA1: Key<Number> =
+    Key::default("beta1", Number::from(0.0).below(1.0), "0.9", "AdamW's memory of the gradient.")
+        .known_as(&["betas", "adam_beta1"]);
+static BETA2: Key<Number> =
+    Key::default("beta2", Number::from(0.0).below(1.0), "0.999", "AdamW's memory of its square.")
+        .known_as(&["adam_beta2"]);
+static EPS: Key<Number> =
+    Key::default("eps", Number::above(0.0).up_to(1.0), "1e-8", "Added to AdamW's denominator.")
+        .known_as(&["epsilon", "adam_epsilon"]);
+static SAVE_EVERY: Key<Count> = Key::default(
+    "save_every",
+    Count { min: 1, max: Count::LARGEST },
+    "100",
+    "Steps between two checkpoints; a stopped run goes on from the last one.",
+)
+.known_as(&["save_steps", "checkpoint_every"]);
+static ORDER_SEED: Key<Count> = Key::optional(
+    "order_seed",
+    Count { min: 0, max: Count::LARGEST },
+    "0",
+    "the recipe's seed",
+    "Selects the order of the training windows.",
+)
+.known_as(&["seed", "data_seed", "shuffle_seed"]);
+static GROUPS: Key<Subs> = Key::optional(
+    "groups",
+    Subs(&GROUP_SPEC),
+    "[[train.groups]]",
+    "every parameter trains alike",
+    "Parameters that train differently; of several groups that match, the last one holds.",
+)
+.known_as(&["param_groups", "group"]);
+
+/// The declaration of `[train]`.
+pub(crate) static SPEC: SectionSpec = SectionSpec {
+    keys: &[
+        &TOKENS,
+        &STEPS,
+        &BATCH,
+        &ACCUMULATE,
+        &LR,
+        &WARMUP,
+        &SCHEDULE,
+        &MIN_LR,
+        &CLIP,
+        &WEIGHT_DECAY,
+        &BETA1,
+        &BETA2,
+        &EPS,
+        &SAVE_EVERY,
+        &ORDER_SEED,
+        &GROUPS,
+    ],
+    foreign: &[
+        ("epochs", "say how long to train with train.tokens or train.steps"),
+        ("num_train_epochs", "say how long to train with train.tokens or train.steps"),
+        ("optimizer", "the optimizer is AdamW; remove it"),
+    ],
+};
+
+static PATTERN: Key<GroupPattern> = Key::required(
+    "pattern",
+    GroupPattern,
+    "\"*norm*\"",
+    "A glob pattern over parameter names: a layer's path and .weight or .bias.",
+);
+static LR_SCALE: Key<Number> = Key::default(
+    "lr_scale",
+    Number::from(0.0).up_to(1000.0),
+    "1.0",
+    "Their learning rate as a multiple of lr.",
+);
+static GROUP_DECAY: Key<Number> = Key::optional(
+    "weight_decay",
+    Number::from(0.0).up_to(1.0),
+    "0.0",
+    "train.weight_decay",
+    "Their weight decay.",
+);
+
+/// The declaration of `[[train.groups]]`.
+pub(crate) static GROUP_SPEC: SectionSpec = SectionSpec {
+    keys: &[&PATTERN, &LR_SCALE, &GROUP_DECAY],
+    foreign: &[("lr", "give lr_scale, a multiple of train.lr")],
+};
+
+/// A single glob pattern.
+#[derive(Debug)]
+struct GroupPattern;
+
+impl Rule for GroupPattern {
+    type Value = String;
+
+    fn expected(&self) -> String {
+        "a glob pattern over parameter names".to_string()
+    }
+
+    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<String> {
+        Globs::one(raw, at)
+    }
+}
+
+/// How the model is trained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainSpec {
+    /// When training ends.
+    pub length: TrainLength,
+    /// Windows of `data.context` tokens in a micro-batch, at least 1.
+    pub batch: usize,
+    /// Micro-batches per step of the optimizer, at least 1.
+    pub accumulate: usize,
+    /// The highest learning rate, in (0, 1].
+    pub lr: f64,
+    /// How long the learning rate climbs.
+    pub warmup: Warmup,
+    /// How the learning rate falls.
+    pub schedule: LrSchedule,
+    /// The largest global norm of the gradient, above 0; no clipping where there is none.
+    pub clip: Option<f64>,
+    /// AdamW's decoupled decay, in [0, 1].
+    pub weight_decay: f64,
+    /// AdamW's first beta, in [0, 1).
+    pub beta1: f64,
+    /// AdamW's second beta, in [0, 1).
+    pub beta2: f64,
+    /// AdamW's epsilon, in (0, 1].
+    pub eps: f64,
+    /// Steps between two checkpoints, at least 1.
+    pub save_every: u64,
+    /// Selects the order of the training windows.
+    pub order_seed: u64,
+    /// Parameters that train differently; the last group that matches a parameter holds.
+    pub groups: Vec<ParameterGroup>,
+}
+
+/// When training ends.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainLength {
+    /// After so many tokens, rounded up to whole steps.
+    Tokens(u64),
+    /// After so many steps of the optimizer.
+    Steps(u64),
+}
+
+/// How long the learning rate climbs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warmup {
+    /// A share of all steps, in [0, 1).
+    Share(f64),
+    /// So many steps, fewer than there are.
+    Steps(u64),
+}
+
+/// How the learning rate falls after warmup.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    /// Half a cosine down to `min_lr`, which is at most `lr`.
+    Cosine {
+        /// Where it ends.
+        min_lr: f64,
+    },
+    /// A line down to `min_lr`, which is at most `lr`.
+    Linear {
+        /// Where it ends.
+        min_lr: f64,
+    },
+    /// It stays.
+    Constant,
+}
+
+/// Parameters that train differently.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ParameterGroup {
+    /// A glob pattern over parameter names: a layer's path and `.weight` or `.bias`.
+    pub pattern: String,
+    /// Their learning rate as a multiple of the others', in [0, 1000].
+    pub lr_scale: f64,
+    /// Their weight decay, in [0, 1].
+    pub weight_decay: f64,
+}
+
+impl TrainSpec {
+    /// Tokens in one step: batch × accumulate × context.
+    pub fn tokens_per_step(&self, context: usize) -> u64 {
+        // Each factor is bounded by its key; the product stays below 2^53.
+        self.batch as u64 * self.accumulate as u64 * context as u64
+    }
+
+    /// Steps of the optimizer, at least 1.
+    pub fn steps(&self, context: usize) -> u64 {
+        match self.length {
+            TrainLength::Steps(steps) => steps,
+            TrainLength::Tokens(tokens) => tokens.div_ceil(self.tokens_per_step(context)),
+        }
+    }
+
+    /// Steps over which the learning rate climbs, fewer than [`TrainSpec::steps`]. A share is rounded down.
+    pub fn warmup_steps(&self, context: usize) -> u64 {
+        match self.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Share(share) => (share * self.steps(context) as f64) as u64,
+        }
+    }
+
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.section("train");
+        match self.length {
+            TrainLength::Tokens(tokens) => out.put(&TOKENS, tokens),
+            TrainLength::Steps(steps) => out.put(&STEPS, steps),
+        }
+        out.put(&BATCH, self.batch);
+        out.put(&ACCUMULATE, self.accumulate);
+        out.put(&LR, self.lr);
+        out.put(&WARMUP, self.warmup);
+        let (schedule, min_lr) = match self.schedule {
+            LrSchedule::Cosine { min_lr } => ("cosine", Some(min_lr)),
+            LrSchedule::Linear { min_lr } => ("linear", Some(min_lr)),
+            LrSchedule::Constant => ("constant", None),
+        };
+        out.put(&SCHEDULE, schedule);
+        out.put_some(&MIN_LR, min_lr);
+        out.put(&CLIP, self.clip.unwrap_or(0.0));
+        out.put(&WEIGHT_DECAY, self.weight_decay);
+        out.put(&BETA1, self.beta1);
+        out.put(&BETA2, self.beta2);
+        out.put(&EPS, self.eps);
+        out.put(&SAVE_EVERY, self.save_every);
+        out.put(&ORDER_SEED, self.order_seed);
+        for group in &self.groups {
+            out.element("train.groups");
+            out.put(&PATTERN, &group.pattern);
+            out.put(&LR_SCALE, group.lr_scale);
+            out.put(&GROUP_DECAY, group.weight_decay);
+        }
+    }
+}
+
+impl ToToml for Warmup {
+    fn to_toml(&self) -> String {
+        match self {
+            Warmup::Share(share) => share.to_toml(),
+            Warmup::Steps(steps) => steps.to_toml(),
+        }
+    }
+}
+
+pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec> {
+    let length = read_length(&section);
+    let batch = section.get(&BATCH);
+    let accumulate = section.get(&ACCUMULATE);
+    let lr = section.get(&LR);
+    let warmup = section.get(&WARMUP);
+    let schedule = read_schedule(&section, lr);
+    let clip = section.get(&CLIP);
+    let weight_decay = section.get(&WEIGHT_DECAY);
+    let beta1 = section.get(&BETA1);
+    let beta2 = section.get(&BETA2);
+    let eps = section.get(&EPS);
+    let save_every = section.get(&SAVE_EVERY);
+    let order_seed = section.maybe(&ORDER_SEED);
+    let groups = section.subs(&GROUPS).and_then(|groups| {
+        let groups: Vec<_> = groups.into_iter().map(|group| read_group(group, weight_decay)).collect();
+        groups.into_iter().collect()
+    });
+    section.finish();
+    Some(TrainSpec {
+        length: length?,
+        batch: batch? as usize,
+        accumulate: accumulate? as usize,
+        lr: lr?,
+        warmup: warmup?,
+        schedule: schedule?,
+        clip: Some(clip?).filter(|&norm| norm > 0.0),
+        weight_decay: weight_decay?,
+        beta1: beta1?,
+        beta2: beta2?,
+        eps: eps?,
+        save_every: save_every?,
+        order_seed: order_seed.sound()?.or(seed)?,
+        groups: groups?,
+    })
+}
+
+fn read_length(section: &Section<'_>) -> Option<TrainLength> {
+    match (section.maybe(&TOKENS), section.maybe(&STEPS)) {
+        (Slot::Absent, Slot::Absent) => {
+            section.missing(&TOKENS, "tokens or steps, how long to train".to_string());
+            None
+        }
+        (tokens, Slot::Absent) => tokens.given().map(TrainLength::Tokens),
+        (Slot::Absent, steps) => steps.given().map(TrainLength::Steps),
+        _ => {
+            section.conflict(
+                &STEPS,
+                "either tokens or steps",
+                "both",
+                "keep one; a step is batch x accumulate x context tokens",
+            );
+            None
+        }
+    }
+}
+
+fn read_schedule(section: &Section<'_>, lr: Option<f64>) -> Option<LrSchedule> {
+    let shape = section.get(&SCHEDULE);
+    if shape == Some(Shape::Constant) {
+        let advice = "remove it, or write schedule = \"cosine\" or \"linear\"";
+        section.unused(&MIN_LR, "schedule \"constant\" does not fall", advice);
+        return Some(LrSchedule::Constant);
+    }
+    let min_lr = section.get(&MIN_LR);
+    if let (Some(min_lr), Some(lr)) = (min_lr, lr)
+        && min_lr > lr
+    {
+        section.conflict(
+            &MIN_LR,
+            format!("at most lr = {lr:?}"),
+            format!("{min_lr:?}"),
+            "lower it, or raise lr",
+        );
+    }
+    match shape? {
+        Shape::Linear => Some(LrSchedule::Linear { min_lr: min_lr? }),
+        _ => Some(LrSchedule::Cosine { min_lr: min_lr? }),
+    }
+}
+
+fn read_group(section: Section<'_>, weight_decay: Option<f64>) -> Option<ParameterGroup> {
+    let pattern = section.get(&PATTERN);
+    let lr_scale = section.get(&LR_SCALE);
+    let decay = section.maybe(&GROUP_DECAY);
+    if !section.has(&LR_SCALE) && !section.has(&GROUP_DECAY) {
+        section.missing(&LR_SCALE, "lr_scale or weight_decay, what differs in this group".to_string());
+    }
+    section.finish();
+    Some(ParameterGroup {
+        pattern: pattern?,
+        lr_scale: lr_scale?,
+        weight_decay: decay.sound()?.or(weight_decay)?,
+    })
+}

@@ -1,0 +1,28 @@
+//! The reference of all keys, printed from their declarations.
+
+use std::fmt::Write as _;
+
+use crate::raw::Default;
+use crate::recipe::SPEC;
+
+/// Every section and key as Markdown: name, what it takes, default, purpose.
+pub fn reference() -> String {
+    let mut text = String::new();
+    SPEC.walk("", &mut |path, section| {
+        let title = if path.is_empty() { "The top of the file".to_string() } else { format!("`[{path}]`") };
+        // Writing to a string does not fail.
+        let _ = write!(text, "## {title}\n\n| key | takes | default | purpose |\n|---|---|---|---|\n");
+        for key in section.keys {
+            let default = match key.default() {
+                Default::Required => format!("required, as `{}`", key.example()),
+                Default::Toml(value) => format!("`{value}`"),
+                Default::Absent(otherwise) => otherwise.to_string(),
+            };
+            let cells =
+                [key.expected(), default, key.about().to_string()].map(|cell| cell.replace('|', "\\|"));
+            let _ = writeln!(text, "| `{}` | {} |", key.name(), cells.join(" | "));
+        }
+        text.push('\n');
+    });
+    text
+}
