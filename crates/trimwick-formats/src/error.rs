@@ -163,16 +163,16 @@ impl Error {
     pub fn malformed(
         path: impl Into<PathBuf>,
         at: Location,
-        field: impl Into<Box<str>>,
-        expected: impl Into<Box<str>>,
-        found: impl Into<Box<str>>,
+        field: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
     ) -> Self {
         Self::Malformed {
             path: path.into(),
             at,
-            field: field.into(),
-            expected: expected.into(),
-            found: found.into(),
+            field: field.into().into_boxed_str(),
+            expected: expected.into().into_boxed_str(),
+            found: found.into().into_boxed_str(),
         }
     }
 

@@ -21,12 +21,18 @@
 //! devices. It hands out plain vectors, so that its tests parse millions of damaged files in seconds.
 #![forbid(unsafe_code)]
 
+mod atomic;
 pub mod blocks;
+pub mod checkpoint;
 mod error;
 pub mod floats;
+pub mod folder;
 mod foreign;
 pub mod gguf;
+mod json;
+pub mod safetensors;
 mod source;
 
+pub use atomic::{atomic_write, atomic_write_on, atomic_write_with};
 pub use error::{Error, Location, Result};
 pub use source::ByteSource;
