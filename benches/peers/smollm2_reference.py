@@ -10,7 +10,7 @@ scored from the ones before them, perplexity = exp(mean loss). Pruning keeps the
 inputs, in every linear layer of the decoder blocks.
 
 Which of equal magnitudes stays is part of the result: weights that were 4-bit have many (in 15 % of the groups the
-second and the third are equal), and the perplexity moves by a factor of two with that choice alone. So there are two
+second and the third are equal), and the perplexity nearly doubles with that choice alone. So there are two
 arms: the lowest index stays, which is Trimwick's rule, and whatever `torch.topk` picks on the CPU, which leaves the
 choice to its implementation.
 
