@@ -80,6 +80,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// A model file could not be read or written.
+    #[error(transparent)]
+    Format(#[from] trimwick_formats::Error),
 }
 
 /// Result of parameter storage, layer selection and layer wrapping.

@@ -53,5 +53,5 @@ pub use norm::{LayerNorm, RmsNorm, layer_norm, rms_norm};
 pub use param::{Param, Role};
 pub use reparam::{Chain, Reparam, Slot};
 pub use rotary::{RopeScaling, Rotary, inverse_frequencies};
-pub use source::TensorSource;
+pub use source::{FolderSource, TensorSource};
 pub use store::ParamStore;

@@ -1,6 +1,7 @@
 //! The parameters of a model, ordered by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -9,7 +10,7 @@ use crate::builder::{StoreBackend, VarBuilder};
 use crate::clock::Clock;
 use crate::layer::{Layer, Layers};
 use crate::param::{Param, Role};
-use crate::source::TensorSource;
+use crate::source::{FolderSource, TensorSource};
 use crate::{Error, Result};
 
 pub(crate) struct Inner {
@@ -45,6 +46,15 @@ impl ParamStore {
     /// holds in another shape, is an error when the model asks for it.
     pub fn from_source(source: Arc<dyn TensorSource>, dtype: DType, device: &Device, seed: u64) -> Self {
         Self::build(dtype, device, seed, Some(source))
+    }
+
+    /// A store over a safetensors file or a folder of them (see [`ParamStore::from_source`]).
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the file cannot be read or is malformed.
+    pub fn load(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
+        let source = FolderSource::open(path.as_ref())?;
+        Ok(Self::from_source(Arc::new(source), dtype, device, 0))
     }
 
     fn build(dtype: DType, device: &Device, seed: u64, source: Option<Arc<dyn TensorSource>>) -> Self {

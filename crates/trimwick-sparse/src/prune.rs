@@ -1,0 +1,198 @@
+//! One-shot pruning: of layers, and of a language model block after block.
+
+use candle_core::{DType, Device, Tensor};
+use trimwick_nn::{CausalLm, Layer, LayerKind, Layers};
+
+use crate::mask;
+use crate::method::{Method, Weight};
+use crate::pattern::Pattern;
+use crate::statistics::{Collection, InputStats, Needs};
+use crate::{Error, Result};
+
+/// Prunes every layer by a method that looks at weights alone (magnitude) and fixes the masks.
+///
+/// # Errors
+/// [`Error::NoStatistics`] for a method that needs the layers' inputs (see [`prune_with`]), [`Error::Shape`].
+pub fn prune(layers: &Layers, pattern: Pattern, method: &dyn Method) -> Result<()> {
+    check(layers, pattern)?;
+    layers.iter().try_for_each(|layer| prune_layer(layer, pattern, method, None))
+}
+
+/// Prunes every layer by any method, after running `forward` once on calibration data to see the layers' inputs.
+///
+/// # Errors
+/// A layer that sees no data, a shape that the pattern does not divide, whatever `forward` reports.
+pub fn prune_with(
+    layers: &Layers,
+    pattern: Pattern,
+    method: &dyn Method,
+    forward: impl FnOnce() -> candle_core::Result<()>,
+) -> Result<()> {
+    if method.needs() == Needs::Nothing {
+        return prune(layers, pattern, method);
+    }
+    check(layers, pattern)?;
+    let collection = Collection::start(layers, method.needs(), method.name())?;
+    forward()?;
+    let stats = collection.finish(method.name())?;
+    layers.iter().zip(&stats).try_for_each(|(layer, stats)| prune_layer(layer, pattern, method, Some(stats)))
+}
+
+/// On whose outputs the next block's layers are calibrated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagate {
+    /// On those of the blocks as they were: every statistic is the dense model's.
+    Dense,
+    /// On those of the blocks as pruned so far: each layer makes up for what the ones before it lost.
+    Pruned,
+}
+
+/// Prunes the selected layers of a language model, block after block. Only one block's statistics are in memory
+/// at a time; beside them the hidden states of the calibration `windows` (ids `[b, t]`, u32).
+///
+/// `progress` is told each block's index and their number, the head counting as one when it is selected.
+///
+/// # Errors
+/// A layer that sees no data, a shape that the pattern does not divide, tensor operations.
+pub fn prune_model(
+    model: &dyn CausalLm,
+    layers: &Layers,
+    pattern: Pattern,
+    method: &dyn Method,
+    windows: &[Tensor],
+    propagate: Propagate,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
+    if method.needs() == Needs::Nothing {
+        return prune(layers, pattern, method);
+    }
+    check(layers, pattern)?;
+    let inside = |index: usize| {
+        let prefix = format!("{}.", model.block_path(index));
+        layers.retain(|l| l.path().starts_with(&prefix))
+    };
+    let of_head = layers.retain(|l| {
+        !(0..model.blocks()).any(|i| l.path().starts_with(&format!("{}.", model.block_path(i))))
+    });
+    let total = model.blocks() + usize::from(!of_head.is_empty());
+    let mut states = windows.iter().map(|ids| Ok(model.embed(ids)?.detach())).collect::<Result<Vec<_>>>()?;
+    for index in 0..model.blocks() {
+        progress(index, total);
+        states = prune_stage(&inside(index), pattern, method, states, propagate, |x| model.block(index, x))?;
+    }
+    if !of_head.is_empty() {
+        progress(model.blocks(), total);
+        // The logits of a window are large and nobody reads them: keep none.
+        let head = |x: &Tensor| model.head(x).and_then(|y| y.narrow(0, 0, 0));
+        prune_stage(&of_head, pattern, method, states, Propagate::Dense, head)?;
+    }
+    progress(total, total);
+    Ok(())
+}
+
+/// Prunes one stage of a model and gives the next stage's inputs.
+fn prune_stage(
+    layers: &Layers,
+    pattern: Pattern,
+    method: &dyn Method,
+    states: Vec<Tensor>,
+    propagate: Propagate,
+    forward: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    let run = |states: &[Tensor]| {
+        states.iter().map(|x| Ok(forward(x)?.detach())).collect::<Result<Vec<Tensor>>>()
+    };
+    if layers.is_empty() {
+        return run(&states);
+    }
+    let collection = Collection::start(layers, method.needs(), method.name())?;
+    let dense = run(&states)?;
+    let stats = collection.finish(method.name())?;
+    for (layer, stats) in layers.iter().zip(&stats) {
+        prune_layer(layer, pattern, method, Some(stats))?;
+    }
+    match propagate {
+        Propagate::Dense => Ok(dense),
+        Propagate::Pruned => {
+            drop(dense);
+            run(&states)
+        }
+    }
+}
+
+/// Every layer's shape, before the first is touched.
+fn check(layers: &Layers, pattern: Pattern) -> Result<()> {
+    layers.iter().try_for_each(|l| pattern.check(l.path(), Geometry::of(l).cols))
+}
+
+fn prune_layer(layer: &Layer, pattern: Pattern, method: &dyn Method, stats: Option<&InputStats>) -> Result<()> {
+    let geometry = Geometry::of(layer);
+    let mut values = geometry.gather(layer)?;
+    if let Some(index) = values.iter().position(|w| !w.is_finite()) {
+        return Err(Error::NonFinite { layer: layer.path().into(), what: "weight", index });
+    }
+    let weight = Weight { layer: layer.path(), values: &mut values, cols: geometry.cols };
+    let bits = method.prune(weight, pattern, stats)?;
+    geometry.scatter(layer, values)?;
+    mask::fix(layer, &geometry.scatter_bits(&bits))
+}
+
+/// A weight seen as `[rows, inputs]`: groups of a convolution's `[out, in, kh, kw]` run along its input channels.
+pub(crate) struct Geometry {
+    dims: Vec<usize>,
+    /// Inputs.
+    pub(crate) cols: usize,
+}
+
+impl Geometry {
+    pub(crate) fn of(layer: &Layer) -> Self {
+        let dims = layer.weight().shape().dims().to_vec();
+        Self { cols: dims.get(1).copied().unwrap_or(1), dims }
+    }
+
+    fn kernel(&self) -> usize {
+        self.dims.iter().skip(2).product()
+    }
+
+    /// The values with inputs last, `[out · kh · kw, in]`.
+    pub(crate) fn gather(&self, layer: &Layer) -> Result<Vec<f32>> {
+        let tensor = layer.weight().tensor().detach();
+        if tensor.dtype() != DType::F32 || layer.kind() == LayerKind::Embedding && self.dims.len() != 2 {
+            return Err(Error::DType { layer: layer.path().into(), found: tensor.dtype() });
+        }
+        let (k, cols) = (self.kernel(), self.cols);
+        let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok((0..flat.len()).map(|i| flat[self.source(i, k, cols)]).collect())
+    }
+
+    /// Writes values with inputs last back to the layer.
+    fn scatter(&self, layer: &Layer, values: Vec<f32>) -> Result<()> {
+        let (k, cols) = (self.kernel(), self.cols);
+        let mut flat = vec![0f32; values.len()];
+        for (i, v) in values.into_iter().enumerate() {
+            flat[self.source(i, k, cols)] = v;
+        }
+        let device = layer.weight().var().device().clone();
+        Ok(layer.weight().set(&Tensor::from_vec(flat, self.dims.clone(), &device)?)?)
+    }
+
+    /// A bitset over values with inputs last, as one over the weight's own order.
+    pub(crate) fn scatter_bits(&self, bits: &[u8]) -> Vec<u8> {
+        let (k, cols) = (self.kernel(), self.cols);
+        if k == 1 {
+            return bits.to_vec();
+        }
+        let mut out = vec![0u8; bits.len()];
+        for i in (0..self.dims.iter().product()).filter(|i| bits[i / 8] >> (i % 8) & 1 == 1) {
+            let j = self.source(i, k, cols);
+            out[j / 8] |= 1 << (j % 8);
+        }
+        out
+    }
+
+    /// Position in `[out, in, k]` of element `i` of `[out, k, in]`.
+    fn source(&self, i: usize, k: usize, cols: usize) -> usize {
+        let (out, rest) = (i / (k * cols), i % (k * cols));
+        out * k * cols + (rest % cols) * k + rest / cols
+    }
+}
