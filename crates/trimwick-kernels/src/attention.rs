@@ -35,12 +35,12 @@ pub struct AttentionDims {
 }
 
 impl AttentionDims {
-    /// Elements of `q` and of the output, [b, tq, h, d].
+    /// Elements of `q` and of the output, `[b, tq, h, d]`.
     pub fn q_len(&self) -> usize {
         self.b * self.tq * self.h * self.d
     }
 
-    /// Elements of `k` and of `v`, [b, tk, hkv, d].
+    /// Elements of `k` and of `v`, `[b, tk, hkv, d]`.
     pub fn kv_len(&self) -> usize {
         self.b * self.tk * self.hkv * self.d
     }
@@ -85,7 +85,7 @@ impl Block {
         Block { queries, keys }
     }
 
-    /// The rows of `head` of these queries, in one batch of a [b, tq, h, d] tensor.
+    /// The rows of `head` of these queries, in one batch of a `[b, tq, h, d]` tensor.
     pub(crate) fn query_rows<'a, T: Real>(
         &self,
         q: &'a [T],
@@ -96,7 +96,7 @@ impl Block {
         MatRef::new(&q[self.queries.start * row + head * dims.d..], self.queries.len(), dims.d, row, 1)
     }
 
-    /// The rows of the key/value head `kv_head` of these keys, in one batch of a [b, tk, hkv, d] tensor.
+    /// The rows of the key/value head `kv_head` of these keys, in one batch of a `[b, tk, hkv, d]` tensor.
     pub(crate) fn key_rows<'a, T: Real>(
         &self,
         k: &'a [T],
@@ -126,7 +126,7 @@ impl Block {
             row[..start].fill(T::ZERO);
             row[end..].fill(T::ZERO);
             let shift = max(&row[start..end]);
-            *sum = exp_in_place(&mut row[start..end], shift);
+            *sum = exp_in_place(&mut row[start..end], shift, T::ONE);
         }
     }
 }
@@ -134,7 +134,7 @@ impl Block {
 /// out = softmax(scale·q·kᵀ)·v for each head, causal: query i sits at position tk − tq + i and sees the keys up to
 /// and including that one, or the last `window` of them.
 ///
-/// `q` and `out` are [b, tq, h, d]; `k` and `v` are [b, tk, hkv, d]. With tq < tk the first tk − tq keys are a cache.
+/// `q` and `out` are `[b, tq, h, d]`; `k` and `v` are `[b, tk, hkv, d]`. With tq < tk the first tk − tq keys are a cache.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape, tk < tq, hkv does not divide h, or the window is 0.

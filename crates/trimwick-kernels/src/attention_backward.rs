@@ -16,7 +16,7 @@ use crate::real::Real;
 
 /// Gradients of [`crate::attention`] for the upstream gradient `dout`.
 ///
-/// `q`, `dout`, `dq` are [b, tq, h, d]; `k`, `v`, `dk`, `dv` are [b, tk, hkv, d].
+/// `q`, `dout`, `dq` are `[b, tq, h, d]`; `k`, `v`, `dk`, `dv` are `[b, tk, hkv, d]`.
 ///
 /// # Panics
 /// As [`crate::attention`].
@@ -79,7 +79,7 @@ impl Layout {
         Layout { q_batch: dims.h * dq, kv_batch: dims.hkv * dk, dq, dk, piece: dq + 2 * dk }
     }
 
-    /// Copies gradients of [t, d] for each query head, at `offset` in its piece, into `out`, [b, t, heads, d]. With
+    /// Copies gradients of `[t, d]` for each query head, at `offset` in its piece, into `out`, `[b, t, heads, d]`. With
     /// fewer `heads` than query heads, those of a group are added in their order.
     fn place<T: Real>(
         &self,
@@ -116,7 +116,7 @@ struct HeadInputs<'a, T> {
     dout: &'a [T],
 }
 
-/// Gradients of one query head: dq is [tq, d], dk and dv are [tk, d], zero on entry.
+/// Gradients of one query head: dq is `[tq, d]`, dk and dv are `[tk, d]`, zero on entry.
 struct HeadGradients<'a, T> {
     dq: &'a mut [T],
     dk: &'a mut [T],

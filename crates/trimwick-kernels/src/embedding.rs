@@ -9,7 +9,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// out\[i\] = weight\[ids\[i\]\].
 ///
-/// `weight` is [v, d], `ids` is [n], `out` is [n, d].
+/// `weight` is `[v, d]`, `ids` is `[n]`, `out` is `[n, d]`.
 ///
 /// # Panics
 /// When `d` is 0, a slice does not have the length of its shape, or an id is not below v.
@@ -31,7 +31,7 @@ pub fn embedding<T: Real>(weight: &[T], ids: &[u32], out: &mut [T], d: usize) {
 /// The gradient of [`embedding`] with respect to the table: dweight\[v\] = Σ over i with ids\[i\] = v of g\[i\], in
 /// the order of i. Rows that no id names are set to zero.
 ///
-/// `ids` is [n], `g` is [n, d], `dweight` is [v, d].
+/// `ids` is `[n]`, `g` is `[n, d]`, `dweight` is `[v, d]`.
 ///
 /// # Panics
 /// As [`embedding`].

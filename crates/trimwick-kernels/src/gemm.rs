@@ -99,7 +99,7 @@ impl<'a, T: Real> MatMut<'a, T> {
 
 /// c = scale · a·b, or c += scale · a·b with `accumulate`.
 ///
-/// `a` is [m, k], `b` is [k, n] and `c` is [m, n], each with its own strides.
+/// `a` is `[m, k]`, `b` is `[k, n]` and `c` is `[m, n]`, each with its own strides.
 ///
 /// # Panics
 /// When the shapes do not agree.
@@ -160,7 +160,7 @@ pub fn matmul_strided<T: Real>(
 
 /// y = x·wᵀ, or y += x·wᵀ with `accumulate`: the forward of a linear layer.
 ///
-/// `x` is [m, k], `w` is [n, k], `y` is [m, n].
+/// `x` is `[m, k]`, `w` is `[n, k]`, `y` is `[m, n]`.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape.
@@ -174,7 +174,7 @@ pub fn matmul_nt<T: Real>(x: &[T], w: &[T], y: &mut [T], m: usize, k: usize, n: 
 
 /// dx = g·w, or dx += g·w with `accumulate`: the gradient of a linear layer with respect to its input.
 ///
-/// `g` is [m, n], `w` is [n, k], `dx` is [m, k].
+/// `g` is `[m, n]`, `w` is `[n, k]`, `dx` is `[m, k]`.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape.
@@ -188,7 +188,7 @@ pub fn matmul_nn<T: Real>(g: &[T], w: &[T], dx: &mut [T], m: usize, n: usize, k:
 
 /// dw = gᵀ·x, or dw += gᵀ·x with `accumulate`: the gradient of a linear layer with respect to its weight.
 ///
-/// `g` is [m, n], `x` is [m, k], `dw` is [n, k].
+/// `g` is `[m, n]`, `x` is `[m, k]`, `dw` is `[n, k]`.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape.

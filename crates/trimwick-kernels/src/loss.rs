@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::math::{max, sum_map, sum_map2};
+use crate::math::{exp_in_place, max, sum_map, sum_pairs};
 use crate::real::Real;
 
 /// Logits summed in `T` before the sum moves to f64.
@@ -16,6 +16,13 @@ fn max_and_sum<T: Real>(row: &[T], scale: T) -> (T, f64) {
     let m = max(row);
     let piece = |piece: &[T]| sum_map(piece, |x| ((x - m) * scale).exp_fast()).to_f64();
     (m, row.chunks(PIECE).map(piece).sum())
+}
+
+/// Fills `out` with exp((row − m)·scale), m the largest logit of the row, and returns the sum.
+fn exponentials<T: Real>(row: &[T], scale: T, out: &mut [T]) -> f64 {
+    let m = max(row);
+    out.copy_from_slice(row);
+    out.chunks_mut(PIECE).map(|piece| exp_in_place(piece, m, scale).to_f64()).sum()
 }
 
 fn check_targets(op: &str, targets: &[u32], ignore: u32, v: usize) {
@@ -35,7 +42,7 @@ fn width(op: &str, logits: usize, n: usize) -> usize {
 
 /// loss\[i\] = ln Σ exp(logits\[i\]) − logits\[i, targets\[i\]\], in nats; 0 where the target is `ignore`.
 ///
-/// `logits` is [n, v], `targets` and `loss` are [n]. With n = 0 nothing is done.
+/// `logits` is `[n, v]`, `targets` and `loss` are `[n]`. With n = 0 nothing is done.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape, or a target is neither below v nor `ignore`.
@@ -59,7 +66,7 @@ pub fn cross_entropy<T: Real>(logits: &[T], targets: &[u32], ignore: u32, loss: 
 /// The gradient of Σ g\[i\]·loss\[i\] of [`cross_entropy`]: dlogits\[i\] = g\[i\]·(softmax(logits\[i\]) − onehot),
 /// and zeros where the target is `ignore`.
 ///
-/// `logits` and `dlogits` are [n, v], `targets` and `g` are [n].
+/// `logits` and `dlogits` are `[n, v]`, `targets` and `g` are `[n]`.
 ///
 /// # Panics
 /// As [`cross_entropy`].
@@ -84,11 +91,9 @@ pub fn cross_entropy_backward<T: Real>(
                 drow.fill(T::ZERO);
                 return;
             }
-            let (m, sum) = max_and_sum(row, T::ONE);
+            let sum = exponentials(row, T::ONE, drow);
             let scale = T::from_f64(g.to_f64() / sum);
-            for (d, &x) in drow.iter_mut().zip(row) {
-                *d = (x - m).exp_fast() * scale;
-            }
+            drow.iter_mut().for_each(|d| *d *= scale);
             drow[target as usize] -= g;
         },
     );
@@ -102,7 +107,7 @@ fn check_kl(op: &str, student: usize, teacher: usize, temperature: f64) {
 /// loss\[i\] = KL(softmax(teacher\[i\]/T) ‖ softmax(student\[i\]/T)) in nats, without the factor T² (Hinton et al.,
 /// arXiv 1503.02531), which is the caller's.
 ///
-/// `student` and `teacher` are [n, v], `loss` is [n]. A token that the teacher gives no probability adds nothing.
+/// `student` and `teacher` are `[n, v]`, `loss` is `[n]`. A token that the teacher gives no probability adds nothing.
 ///
 /// # Panics
 /// When a slice does not have the length of its shape or the temperature is not positive.
@@ -117,15 +122,19 @@ pub fn kl_divergence<T: Real>(student: &[T], teacher: &[T], temperature: f64, lo
     (loss, student.par_chunks_exact(v), teacher.par_chunks_exact(v)).into_par_iter().for_each(
         |(loss, student, teacher)| {
             let (ms, sum_s) = max_and_sum(student, scale);
-            let (mt, sum_t) = max_and_sum(teacher, scale);
-            // Σ p·((t − mt) − (s − ms))/T + ln Σs − ln Σt, with p not yet divided by Σt.
-            let term = |s: T, t: T| {
+            let mt = max(teacher);
+            // Σ p·((t − mt) − (s − ms))/T + ln Σs − ln Σt, with p not yet divided by its sum Σt.
+            let terms = |s: T, t: T| {
                 let (s, t) = ((s - ms) * scale, (t - mt) * scale);
                 let p = t.exp_fast();
-                if p > T::ZERO { p * (t - s) } else { p }
+                (p, if p == T::ZERO { p } else { p * (t - s) })
             };
-            let pieces = student.chunks(PIECE).zip(teacher.chunks(PIECE));
-            let cross: f64 = pieces.map(|(s, t)| sum_map2(s, t, term).to_f64()).sum();
+            let (mut sum_t, mut cross) = (0.0, 0.0);
+            for (s, t) in student.chunks(PIECE).zip(teacher.chunks(PIECE)) {
+                let (p, c) = sum_pairs(s, t, terms);
+                sum_t += p.to_f64();
+                cross += c.to_f64();
+            }
             *loss = T::from_f64(cross / sum_t + (sum_s.ln() - sum_t.ln()));
         },
     );
@@ -134,7 +143,7 @@ pub fn kl_divergence<T: Real>(student: &[T], teacher: &[T], temperature: f64, lo
 /// The gradient of Σ g\[i\]·loss\[i\] of [`kl_divergence`] with respect to the student's logits:
 /// dstudent\[i\] = g\[i\]/T·(softmax(student\[i\]/T) − softmax(teacher\[i\]/T)).
 ///
-/// `student`, `teacher` and `dstudent` are [n, v], `g` is [n].
+/// `student`, `teacher` and `dstudent` are `[n, v]`, `g` is `[n]`.
 ///
 /// # Panics
 /// As [`kl_divergence`].
@@ -156,14 +165,12 @@ pub fn kl_divergence_backward<T: Real>(
     (dstudent.par_chunks_exact_mut(v), student.par_chunks_exact(v), teacher.par_chunks_exact(v), g)
         .into_par_iter()
         .for_each(|(drow, student, teacher, &g)| {
-            let (ms, sum_s) = max_and_sum(student, scale);
+            let sum_s = exponentials(student, scale, drow);
             let (mt, sum_t) = max_and_sum(teacher, scale);
             let (cs, ct) = (T::from_f64(1.0 / sum_s), T::from_f64(1.0 / sum_t));
             let g = g * scale;
-            for ((d, &s), &t) in drow.iter_mut().zip(student).zip(teacher) {
-                let q = ((s - ms) * scale).exp_fast() * cs;
-                let p = ((t - mt) * scale).exp_fast() * ct;
-                *d = g * (q - p);
+            for (d, &t) in drow.iter_mut().zip(teacher) {
+                *d = g * (*d * cs - ((t - mt) * scale).exp_fast() * ct);
             }
         });
 }

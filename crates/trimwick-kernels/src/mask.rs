@@ -22,6 +22,12 @@ fn kept(byte: u8, j: usize) -> bool {
     byte & (1 << j) != 0
 }
 
+/// The eight elements that one byte of a mask decides on.
+#[inline(always)]
+fn mask_eight<T: Real>(x: [T; 8], byte: u8) -> [T; 8] {
+    std::array::from_fn(|j| x[j].keep_if(kept(byte, j)))
+}
+
 /// y = x where the mask keeps, +0.0 where it drops (whatever x holds there, NaN included).
 ///
 /// Bits after the last element are ignored.
@@ -36,13 +42,11 @@ pub fn apply_mask<T: Real>(x: &[T], bits: &[u8], y: &mut [T]) {
             let (ys, y_rest) = y.as_chunks_mut::<8>();
             let (xs, x_rest) = x.as_chunks::<8>();
             for ((y, x), &byte) in ys.iter_mut().zip(xs).zip(bits) {
-                for (j, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                    *y = if kept(byte, j) { x } else { T::ZERO };
-                }
+                *y = mask_eight(*x, byte);
             }
             if let Some(&byte) = bits.get(xs.len()) {
                 for (j, (y, &x)) in y_rest.iter_mut().zip(x_rest).enumerate() {
-                    *y = if kept(byte, j) { x } else { T::ZERO };
+                    *y = x.keep_if(kept(byte, j));
                 }
             }
         },
@@ -56,9 +60,13 @@ pub fn apply_mask<T: Real>(x: &[T], bits: &[u8], y: &mut [T]) {
 pub fn apply_mask_inplace<T: Real>(x: &mut [T], bits: &[u8]) {
     check_bits("apply_mask_inplace", x.len(), bits.len());
     (x.par_chunks_mut(CHUNK), bits.par_chunks(CHUNK / 8)).into_par_iter().for_each(|(x, bits)| {
-        for (x, &byte) in x.chunks_mut(8).zip(bits) {
-            for (j, x) in x.iter_mut().enumerate() {
-                *x = if kept(byte, j) { *x } else { T::ZERO };
+        let (xs, rest) = x.as_chunks_mut::<8>();
+        for (x, &byte) in xs.iter_mut().zip(bits) {
+            *x = mask_eight(*x, byte);
+        }
+        if let Some(&byte) = bits.get(xs.len()) {
+            for (j, x) in rest.iter_mut().enumerate() {
+                *x = x.keep_if(kept(byte, j));
             }
         }
     });
@@ -81,7 +89,7 @@ pub fn count_kept(bits: &[u8], n: usize) -> usize {
 
 /// The number of groups of `m` consecutive values along `cols` in which more than `n` are not +0.0, bit for bit.
 ///
-/// `values` is [rows, cols]. −0.0 counts as an entry: an exported file is proved by its bytes.
+/// `values` is `[rows, cols]`. −0.0 counts as an entry: an exported file is proved by its bytes.
 ///
 /// # Panics
 /// When `m` is 0, `cols` is not a multiple of `m`, or `values` is not a whole number of rows.

@@ -87,19 +87,39 @@ pub(crate) fn max<T: Real>(x: &[T]) -> T {
     fold(acc, larger)
 }
 
-/// Replaces x by exp(x − shift) and returns the sum of the results.
+/// (Σ f(x, y).0, Σ f(x, y).1) over two slices of one length.
 #[inline(always)]
-pub(crate) fn exp_in_place<T: Real>(x: &mut [T], shift: T) -> T {
+pub(crate) fn sum_pairs<T: Real>(x: &[T], y: &[T], f: impl Fn(T, T) -> (T, T)) -> (T, T) {
+    let (mut first, mut second) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+    let mut add = |x: &[T], y: &[T]| {
+        for (((a, b), &u), &v) in first.iter_mut().zip(&mut second).zip(x).zip(y) {
+            let (p, q) = f(u, v);
+            *a += p;
+            *b += q;
+        }
+    };
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (ys, y_rest) = y.as_chunks::<LANES>();
+    for (cx, cy) in xs.iter().zip(ys) {
+        add(cx, cy);
+    }
+    add(x_rest, y_rest);
+    (fold(first, |a, b| a + b), fold(second, |a, b| a + b))
+}
+
+/// Replaces x by exp((x − shift)·scale) and returns the sum of the results.
+#[inline(always)]
+pub(crate) fn exp_in_place<T: Real>(x: &mut [T], shift: T, scale: T) -> T {
     let mut acc = [T::ZERO; LANES];
     let (chunks, rest) = x.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for (a, v) in acc.iter_mut().zip(chunk) {
-            *v = (*v - shift).exp_fast();
+            *v = ((*v - shift) * scale).exp_fast();
             *a += *v;
         }
     }
     for (a, v) in acc.iter_mut().zip(rest) {
-        *v = (*v - shift).exp_fast();
+        *v = ((*v - shift) * scale).exp_fast();
         *a += *v;
     }
     fold(acc, |a, b| a + b)
@@ -208,8 +228,11 @@ mod tests {
             assert!(close(sum_map3(&x, &y, &y, |a, b, c| a * b * c), three), "length {n}");
             assert_eq!(max(&x), x.iter().copied().fold(f64::NEG_INFINITY, f64::max), "length {n}");
             let mut e = x.clone();
-            let sum = exp_in_place(&mut e, 0.5);
-            assert!(close(sum, x.iter().map(|v| (v - 0.5).exp()).sum()), "length {n}");
+            let sum = exp_in_place(&mut e, 0.5, 2.0);
+            assert!(close(sum, x.iter().map(|v| (2.0 * v - 1.0).exp()).sum()), "length {n}");
+            let (first, second) = sum_pairs(&x, &y, |a, b| (a * b, a - b));
+            assert!(close(first, sum_map2(&x, &y, |a, b| a * b)), "length {n}");
+            assert!(close(second, sum_map2(&x, &y, |a, b| a - b)), "length {n}");
         }
     }
 }

@@ -39,7 +39,7 @@ fn inverse_rms<T: Real>(x: &[T], eps: T) -> T {
 
 /// y = x / √(mean(x²) + eps) ⊙ weight, for each row.
 ///
-/// `x` and `y` are [rows, d], `weight` is [d].
+/// `x` and `y` are `[rows, d]`, `weight` is `[d]`.
 ///
 /// # Panics
 /// When `d` is 0 or a slice does not have the length of its shape.
@@ -62,7 +62,7 @@ pub fn rms_norm<T: Real>(x: &[T], weight: &[T], eps: f64, y: &mut [T], d: usize)
 /// Gradients of [`rms_norm`] for the upstream gradient `g`.
 ///
 /// With r = 1/√(mean(x²) + eps) and u = g ⊙ weight: dx = r·u − x·r³·⟨u, x⟩/d for each row, and dw = Σ over rows of
-/// g ⊙ x·r. `x`, `g`, `dx` are [rows, d]; `weight`, `dw` are [d].
+/// g ⊙ x·r. `x`, `g`, `dx` are `[rows, d]`; `weight`, `dw` are `[d]`.
 ///
 /// # Panics
 /// As [`rms_norm`].
@@ -111,7 +111,7 @@ fn moments<T: Real>(x: &[T], eps: T) -> (T, T) {
 
 /// y = (x − mean(x)) / √(var(x) + eps) ⊙ weight + bias, for each row.
 ///
-/// `x` and `y` are [rows, d]; `weight` and `bias` are [d].
+/// `x` and `y` are `[rows, d]`; `weight` and `bias` are `[d]`.
 ///
 /// # Panics
 /// When `d` is 0 or a slice does not have the length of its shape.
@@ -141,7 +141,7 @@ pub fn layer_norm<T: Real>(x: &[T], weight: &[T], bias: Option<&[T]>, eps: f64, 
 ///
 /// With n = (x − mean)·r, r = 1/√(var + eps) and u = g ⊙ weight:
 /// dx = r·(u − mean(u) − n·mean(u ⊙ n)) for each row, dw = Σ over rows of g ⊙ n, db = Σ over rows of g. `db` is
-/// written even where the layer has no bias. `x`, `g`, `dx` are [rows, d]; `weight`, `dw`, `db` are [d].
+/// written even where the layer has no bias. `x`, `g`, `dx` are `[rows, d]`; `weight`, `dw`, `db` are `[d]`.
 ///
 /// # Panics
 /// As [`layer_norm`].

@@ -59,10 +59,12 @@ pub trait Real:
     fn is_finite(self) -> bool;
     /// Whether every bit is zero: true for +0.0, false for −0.0.
     fn is_positive_zero(self) -> bool;
+    /// The value itself, every bit of it, or +0.0.
+    fn keep_if(self, keep: bool) -> Self;
 }
 
 macro_rules! forward_to_std {
-    ($t:ty) => {
+    ($t:ty, $bits:ty) => {
         const ZERO: Self = 0.0;
         const ONE: Self = 1.0;
         const NEG_INFINITY: Self = <$t>::NEG_INFINITY;
@@ -99,11 +101,16 @@ macro_rules! forward_to_std {
         fn is_positive_zero(self) -> bool {
             self.to_bits() == 0
         }
+        #[inline(always)]
+        fn keep_if(self, keep: bool) -> Self {
+            // An `and` of the bits instead of a branch, so that loops over masks vectorize.
+            <$t>::from_bits(self.to_bits() & <$bits>::from(keep).wrapping_neg())
+        }
     };
 }
 
 impl Real for f32 {
-    forward_to_std!(f32);
+    forward_to_std!(f32, u32);
 
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
@@ -116,7 +123,7 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
-    forward_to_std!(f64);
+    forward_to_std!(f64, u64);
 
     #[inline(always)]
     fn from_f64(x: f64) -> Self {

@@ -6,7 +6,7 @@ use crate::real::Real;
 
 /// Rotates each pair (i, i + d/2) of each head by its position's angle.
 ///
-/// `x` and `y` are [b, t, h, d]; `cos` and `sin` are [t, d/2], the row of each position (a caller with a KV cache
+/// `x` and `y` are `[b, t, h, d]`; `cos` and `sin` are `[t, d/2]`, the row of each position (a caller with a KV cache
 /// passes the rows of the positions it appends).
 ///
 /// - y\[i\] = x\[i\]·cos − x\[i + d/2\]·sin

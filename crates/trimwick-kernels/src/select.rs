@@ -11,6 +11,13 @@ use crate::mask::bits_len;
 /// Bytes of the mask one task writes, in [`select_top`].
 const CHUNK_BYTES: usize = 4096;
 
+/// Scores one task looks through for NaN.
+const NAN_PIECE: usize = 16 * 1024;
+
+/// The digits of a 32-bit key that [`select_top`] counts, most significant first: (shift, bits). A table of 2¹¹
+/// counts stays in the first-level cache.
+const DIGITS: [(u32, u32); 3] = [(21, 11), (10, 11), (0, 10)];
+
 /// Groups up to this size are ranked by comparing all pairs, larger ones are sorted.
 const PAIRWISE: usize = 32;
 
@@ -25,15 +32,19 @@ fn check_bits(op: &str, n: usize, bits: usize) {
 }
 
 fn refuse_nan(scores: &[f32]) -> Result<()> {
-    match scores.par_iter().with_min_len(CHUNK_BYTES).position_first(|s| s.is_nan()) {
-        Some(index) => Err(Error::NanScore { index }),
-        None => Ok(()),
-    }
+    // Within a piece there is no early exit, so that the loop vectorizes.
+    let has_nan = |piece: &[f32]| piece.iter().fold(false, |found, s| found | s.is_nan());
+    let Some(piece) = scores.par_chunks(NAN_PIECE).position_first(has_nan) else {
+        return Ok(());
+    };
+    let start = piece * NAN_PIECE;
+    let within = scores[start..].iter().take_while(|s| !s.is_nan()).count();
+    Err(Error::NanScore { index: start + within })
 }
 
 /// Keeps the `n` largest of each `m` consecutive scores along `cols`; of equal scores the lowest index stays.
 ///
-/// `scores` is [rows, cols]; `bits` is the mask of all rows, [`bits_len`]`(rows·cols)` bytes, every bit of which is
+/// `scores` is `[rows, cols]`; `bits` is the mask of all rows, [`bits_len`]`(rows·cols)` bytes, every bit of which is
 /// written (0 after the last element). Infinite scores are ordered like any number.
 ///
 /// # Errors
@@ -49,23 +60,43 @@ pub fn select_nm(scores: &[f32], cols: usize, n: usize, m: usize, bits: &mut [u8
     let pieces = (4096 / m).max(1);
     (bits.par_chunks_mut(m * pieces), scores.par_chunks(8 * m * pieces)).into_par_iter().for_each_init(
         Vec::new,
-        |order, (bits, scores)| {
-            bits.fill(0);
-            for (group, scores) in scores.chunks_exact(m).enumerate() {
-                let mut keep = |j: usize| bits[(group * m + j) / 8] |= 1 << ((group * m + j) % 8);
-                if m <= PAIRWISE {
-                    (0..m).filter(|&j| rank(scores, j) < n).for_each(&mut keep);
-                } else {
-                    order.clear();
-                    order.extend(0..m);
-                    // Stable, so equal scores stay in the order of their indices.
-                    order.sort_by_key(|&j: &usize| !ordered(scores[j]));
-                    order[..n].iter().copied().for_each(&mut keep);
-                }
-            }
+        |order, (bits, scores)| match m {
+            2 => select_small::<2>(scores, n, bits),
+            4 => select_small::<4>(scores, n, bits),
+            8 => select_small::<8>(scores, n, bits),
+            _ => select_groups(scores, n, m, bits, order),
         },
     );
     Ok(())
+}
+
+/// Groups whose size divides eight, so that a byte holds whole groups.
+fn select_small<const M: usize>(scores: &[f32], n: usize, bits: &mut [u8]) {
+    for (byte, scores) in bits.iter_mut().zip(scores.chunks(8)) {
+        *byte = 0;
+        for (group, scores) in scores.as_chunks::<M>().0.iter().enumerate() {
+            for j in 0..M {
+                *byte |= u8::from(rank(scores, j) < n) << (group * M + j);
+            }
+        }
+    }
+}
+
+/// Groups of any size. `order` is scratch.
+fn select_groups(scores: &[f32], n: usize, m: usize, bits: &mut [u8], order: &mut Vec<usize>) {
+    bits.fill(0);
+    for (group, scores) in scores.chunks_exact(m).enumerate() {
+        let mut keep = |j: usize| bits[(group * m + j) / 8] |= 1 << ((group * m + j) % 8);
+        if m <= PAIRWISE {
+            (0..m).filter(|&j| rank(scores, j) < n).for_each(&mut keep);
+        } else {
+            order.clear();
+            order.extend(0..m);
+            // Stable, so equal scores stay in the order of their indices.
+            order.sort_by_key(|&j| !ordered(scores[j]));
+            order[..n].iter().copied().for_each(&mut keep);
+        }
+    }
 }
 
 /// How many scores of the group come before score `j`.
@@ -73,7 +104,9 @@ pub fn select_nm(scores: &[f32], cols: usize, n: usize, m: usize, bits: &mut [u8
 fn rank(scores: &[f32], j: usize) -> usize {
     let s = scores[j];
     let (before, after) = scores.split_at(j);
-    before.iter().filter(|&&o| o >= s).count() + after.iter().filter(|&&o| o > s).count()
+    let not_smaller: usize = before.iter().map(|&o| usize::from(o >= s)).sum();
+    let larger: usize = after.iter().map(|&o| usize::from(o > s)).sum();
+    not_smaller + larger
 }
 
 /// An integer that compares as the score does; −0.0 and +0.0 give the same one.
@@ -86,8 +119,7 @@ fn ordered(score: f32) -> u32 {
 /// Keeps exactly the `keep` largest of all scores; of equal scores the lowest index stays.
 ///
 /// `bits` has [`bits_len`]`(scores.len())` bytes, every bit of which is written (0 after the last element). The
-/// threshold is found by counting, in two passes over the upper and the lower half of the scores' bits: nothing is
-/// sorted or copied.
+/// threshold is found by counting, digit by digit of the scores' bits: nothing is sorted or copied.
 ///
 /// # Errors
 /// [`Error::NanScore`] with the first NaN; `bits` is then left as it was.
@@ -102,11 +134,19 @@ pub fn select_top(scores: &[f32], keep: usize, bits: &mut [u8]) -> Result<()> {
         bits.fill(0);
         return Ok(());
     }
-    let (upper, above) = find_bin(&histogram(scores, |key| Some((key >> 16) as u16)), keep);
-    let in_bin = |key: u32| (key >> 16 == upper).then_some(key as u16);
-    let (lower, above_in_bin) = find_bin(&histogram(scores, in_bin), keep - above);
-    let threshold = upper << 16 | lower;
-    let ties = keep - above - above_in_bin;
+    // The upper bits of the threshold, and how many scores lie above all that share them.
+    let (mut threshold, mut above) = (0u32, 0);
+    for (shift, width) in DIGITS {
+        let (known, digit) = (u64::from(threshold), (1u32 << width) - 1);
+        // In u64, because the first digit has all 32 bits to the left of it.
+        let bin = |key: u32| {
+            (u64::from(key) >> (shift + width) == known).then_some((key >> shift & digit) as usize)
+        };
+        let (bin, larger) = find_bin(&histogram(scores, 1 << width, bin), keep - above);
+        threshold = threshold << width | bin as u32;
+        above += larger;
+    }
+    let ties = keep - above;
 
     // How many of the ties lie before each piece decides which of its own it may keep.
     let tied = |piece: &[f32]| piece.iter().filter(|&&s| ordered(s) == threshold).count();
@@ -132,25 +172,25 @@ pub fn select_top(scores: &[f32], keep: usize, bits: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// Counts the scores by `bin` of their ordered bits; `None` is not counted.
-fn histogram(scores: &[f32], bin: impl Fn(u32) -> Option<u16> + Sync) -> Vec<usize> {
-    // Counts are integers: the order in which tables are added does not matter.
+/// Counts the scores by `bin` of their ordered bits, in a table of `bins`; `None` is not counted.
+fn histogram(scores: &[f32], bins: usize, bin: impl Fn(u32) -> Option<usize> + Sync) -> Vec<usize> {
     let count = |mut table: Vec<usize>, &score: &f32| {
         if let Some(bin) = bin(ordered(score)) {
-            table[usize::from(bin)] += 1;
+            table[bin] += 1;
         }
         table
     };
+    // Counts are integers: the order in which tables are added does not matter.
     let add = |mut a: Vec<usize>, b: Vec<usize>| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    let empty = || vec![0usize; 1 << 16];
-    scores.par_iter().with_min_len(1 << 20).fold(empty, count).reduce(empty, add)
+    let empty = || vec![0usize; bins];
+    scores.par_iter().with_min_len(1 << 18).fold(empty, count).reduce(empty, add)
 }
 
 /// The bin that holds the `rank`-th largest score (from 1), and how many scores lie in larger bins.
-fn find_bin(table: &[usize], rank: usize) -> (u32, usize) {
+fn find_bin(table: &[usize], rank: usize) -> (usize, usize) {
     let mut above = 0;
     let mut bin = table.len() - 1;
     // Stops before 0, since the table counts at least `rank` scores; the guard only keeps the index in range.
@@ -158,5 +198,5 @@ fn find_bin(table: &[usize], rank: usize) -> (u32, usize) {
         above += table[bin];
         bin -= 1;
     }
-    (bin as u32, above)
+    (bin, above)
 }
