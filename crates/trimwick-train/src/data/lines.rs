@@ -1,0 +1,76 @@
+//! Lines of a file or of a text in memory, bounded and checked.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The longest line that is read: a longer one is no text, and would be held in memory as a whole.
+const MAX_LINE: usize = 64 << 20;
+
+/// A file, or a text in memory with a name for messages.
+#[derive(Debug, Clone)]
+pub(super) enum Input {
+    File(PathBuf),
+    Memory { name: String, text: Cow<'static, str> },
+}
+
+impl Input {
+    /// What to call it in a message.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Memory { name, .. } => Path::new(name),
+        }
+    }
+
+    /// Calls `f` with each line, its line break included, and its number from 1, until `f` says stop.
+    pub(super) fn lines(&self, mut f: impl FnMut(&str, u64) -> Result<Next>) -> Result<Next> {
+        let mut reader: Box<dyn BufRead + '_> = match self {
+            Self::Memory { text, .. } => Box::new(text.as_bytes()),
+            Self::File(path) => Box::new(BufReader::with_capacity(1 << 20, open(path)?)),
+        };
+        let (mut line, mut bytes) = (0, Vec::new());
+        loop {
+            line += 1;
+            bytes.clear();
+            let mut bounded = reader.by_ref().take(MAX_LINE as u64 + 1);
+            if bounded.read_until(b'\n', &mut bytes).map_err(Error::io(self.path(), "read"))? == 0 {
+                return Ok(Next::Go);
+            }
+            if bytes.len() > MAX_LINE {
+                return Err(self.fault(line, format!("lines of at most {MAX_LINE} bytes"), "a longer one"));
+            }
+            let text = std::str::from_utf8(&bytes).map_err(|e| {
+                let at = e.valid_up_to();
+                self.fault(line, "UTF-8 text", format!("byte {:#04x} at column {}", bytes[at], at + 1))
+            })?;
+            if let Next::Stop = f(text, line)? {
+                return Ok(Next::Stop);
+            }
+        }
+    }
+
+    pub(super) fn fault(&self, line: u64, expected: impl Into<String>, found: impl Into<String>) -> Error {
+        Error::Text { path: self.path().into(), line, expected: expected.into(), found: found.into() }
+    }
+}
+
+/// Whether to read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Go,
+    Stop,
+}
+
+fn open(path: &Path) -> Result<File> {
+    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    // A pipe would block and a folder fail late.
+    if !file.metadata().map_err(Error::io(path, "open"))?.is_file() {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
+        return Err(Error::Io { path: path.into(), doing: "open", source });
+    }
+    Ok(file)
+}

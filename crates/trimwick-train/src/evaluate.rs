@@ -1,0 +1,103 @@
+//! Loss and perplexity of a language model on windows of text.
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use serde::{Deserialize, Serialize};
+use trimwick_nn::{CausalLm, ops};
+
+use crate::data::{Batch, Windows};
+use crate::distill::IGNORE;
+use crate::{Error, Result};
+
+/// What to score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EvaluateOptions {
+    /// Only the first so many tokens of the windows.
+    pub limit: Option<usize>,
+    /// Also score the tokens after the last whole window, when there are at least two.
+    pub partial: bool,
+}
+
+/// The outcome of [`evaluate`]. A perplexity means nothing without its context length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Mean negative log-likelihood in nats per scored token.
+    pub loss: f64,
+    /// e to the loss.
+    pub perplexity: f64,
+    /// Tokens of a window: the model never sees more of the past.
+    pub context: usize,
+    /// Tokens in the windows.
+    pub tokens: usize,
+    /// Tokens scored: all but the first of each window.
+    pub scored: usize,
+    /// Mean loss of each window, in order.
+    pub window_losses: Vec<f64>,
+}
+
+/// Scores tokens 2 to `context` of each window, one window at a time, so that the result does not depend on a batch
+/// size. `progress` is told (windows done, windows in all, mean loss so far).
+///
+/// Dropout must be off: `store.clock().set_training(false)`, which is how a store starts.
+///
+/// # Errors
+/// [`Error::TooShort`] when there is nothing to score, [`Error::NonFinite`] when a window's loss is not finite, a
+/// context or a token id that the model does not take.
+pub fn evaluate(
+    model: &dyn CausalLm,
+    device: &Device,
+    windows: &Windows,
+    options: EvaluateOptions,
+    progress: &mut dyn FnMut(usize, usize, f64),
+) -> Result<Evaluation> {
+    let windows = options.limit.map_or_else(|| windows.clone(), |limit| windows.limit(limit));
+    let context = windows.context();
+    check_context(model, context)?;
+    let rest = Some(windows.rest()).filter(|rest| options.partial && rest.len() > 1);
+    let total = windows.len() + usize::from(rest.is_some());
+    if total == 0 {
+        return Err(Error::TooShort { expected: context, found: windows.ids().len() });
+    }
+    let (mut sum, mut tokens, mut scored, mut window_losses) = (0., 0, 0, Vec::with_capacity(total));
+    let whole = (0..windows.len()).filter_map(|i| windows.window(i));
+    for (i, window) in whole.chain(rest).enumerate() {
+        let batch = Batch::new(&[window], device)?;
+        let logits = infer(model, &batch.inputs)?.flatten_to(1)?;
+        let each = ops::cross_entropy_each(&logits, &batch.targets, IGNORE)?;
+        let loss: f64 = each.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum();
+        if !loss.is_finite() {
+            return Err(Error::NonFinite { what: format!("the loss of evaluation window {i}"), value: loss });
+        }
+        sum += loss;
+        tokens += window.len();
+        scored += batch.targets.len();
+        window_losses.push(loss / batch.targets.len() as f64);
+        progress(i + 1, total, sum / scored as f64);
+    }
+    let loss = sum / scored as f64;
+    Ok(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses })
+}
+
+/// Logits `[b, t, vocabulary]` of ids `[b, t]`, outside of any autograd graph.
+///
+/// Candle records a graph whenever a variable is involved. Detaching between blocks lets the activations of a block
+/// go as soon as the next one has its input.
+///
+/// # Errors
+/// Ids outside the vocabulary.
+pub fn infer(model: &dyn CausalLm, ids: &Tensor) -> CandleResult<Tensor> {
+    let mut x = model.embed(ids)?.detach();
+    for index in 0..model.blocks() {
+        x = model.block(index, &x)?.detach();
+    }
+    Ok(model.head(&x)?.detach())
+}
+
+pub(crate) fn check_context(model: &dyn CausalLm, context: usize) -> Result<()> {
+    // The last token of a window is only a target.
+    if context > model.max_context() + 1 {
+        let expected = format!("at most the model's {} tokens", model.max_context());
+        return Err(Error::setting("context", expected, context));
+    }
+    Ok(())
+}
