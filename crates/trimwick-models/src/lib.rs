@@ -1,1 +1,15 @@
 //! The Llama family with Trimwick's layers, from HF folders, the hub, GGUF files or the built-in model.
+#![forbid(unsafe_code)]
+
+mod config;
+mod error;
+mod names;
+mod sampling;
+mod tokenizer;
+
+pub use config::{Arch, LlamaConfig, MAX_VOCAB};
+pub use error::{Error, Result};
+pub use names::{gguf_to_hf, hf_to_gguf, permute_rows, unpermute_rows};
+pub use sampling::{Sampler, SamplingOptions};
+pub use tokenizer::{DecodeStream, Tokenizer};
+pub use trimwick_nn::RopeScaling;
