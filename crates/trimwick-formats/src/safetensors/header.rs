@@ -13,8 +13,8 @@ use crate::json::Reader;
 
 /// Longest header that is read, as in the `safetensors` crate.
 pub(super) const MAX_HEADER: u64 = 100_000_000;
-/// Tensors in one file. A shard of the largest mixtures of experts has some ten thousand.
-pub(super) const MAX_TENSORS: usize = 1 << 17;
+/// Tensors in one file. The shards of the largest mixtures of experts have some ten thousand.
+pub(super) const MAX_TENSORS: usize = 1 << 16;
 /// Entries of `__metadata__`.
 pub(super) const MAX_METADATA: usize = 1 << 16;
 /// Dimensions of a tensor.
