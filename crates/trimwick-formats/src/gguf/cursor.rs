@@ -69,8 +69,8 @@ impl<'a> Cursor<'a> {
         &self,
         at: u64,
         field: Field<'_>,
-        expected: impl Into<Box<str>>,
-        found: impl Into<Box<str>>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
     ) -> Error {
         let field = field.to_string();
         Error::malformed(self.source.path(), Location::Offset(at), field, expected, found)
@@ -94,15 +94,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Books memory that is taken on top of what the file itself has.
-    pub(super) fn charge(&mut self, bytes: u64, field: Field<'_>) -> Result<()> {
+    /// Books memory that is taken on top of what the file itself has, for the field at `at`.
+    pub(super) fn charge(&mut self, at: u64, bytes: u64, field: Field<'_>) -> Result<()> {
         match self.spare.checked_sub(bytes) {
             Some(spare) => {
                 self.spare = spare;
                 Ok(())
             }
             None => Err(self.fault(
-                self.position,
+                at,
                 field,
                 format!(
                     "a description that takes at most {} MiB more memory than it has bytes",

@@ -59,8 +59,14 @@ impl Header {
         let at = cursor.position();
         let tensors = cursor.u64(Field::of_header("tensor count"))?;
         let keys = cursor.u64(Field::of_header("key count"))?;
-        cursor.check_count(at, tensors, tensors::LEAST_TENSOR, Field::of_header("tensor count"))?;
-        cursor.check_count(at + 8, keys, LEAST_KEY, Field::of_header("key count"))?;
+        let counts = [
+            (at, tensors, tensors::LEAST_TENSOR, tensors::TENSOR_EXTRA, "tensor count"),
+            (at + 8, keys, LEAST_KEY, ENTRY_EXTRA, "key count"),
+        ];
+        for (at, count, least, extra, part) in counts {
+            cursor.check_count(at, count, least, Field::of_header(part))?;
+            cursor.charge(at, count.saturating_mul(extra), Field::of_header(part))?;
+        }
         Ok(Self { version, tensors, keys })
     }
 }
@@ -76,7 +82,6 @@ impl Metadata {
     pub(super) fn read(cursor: &mut Cursor<'_>, keys: u64) -> Result<Self> {
         let mut entries = BTreeMap::new();
         for index in 0..keys {
-            cursor.charge(ENTRY_EXTRA, Field::of_header("key count"))?;
             let at = cursor.position();
             let key = read_name(cursor, "key", MAX_NAME_BYTES)?;
             if entries.contains_key(&key) {

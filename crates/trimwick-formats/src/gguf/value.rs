@@ -2,7 +2,7 @@
 
 use super::MAX_ARRAY_DEPTH;
 use super::cursor::{Cursor, Field};
-use crate::error::{Result, quote, reserve};
+use crate::error::{Error, Result, quote, reserve};
 
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +92,7 @@ impl Value {
             6 => Self::F32(f32::from_le_bytes(cursor.array(field)?)),
             7 => Self::Bool(read_bool(cursor, field)?),
             8 => {
-                cursor.charge(STRING_EXTRA, field)?;
+                cursor.charge(at, STRING_EXTRA, field)?;
                 Self::String(cursor.string(field)?)
             }
             9 => Self::Array(Array::read(cursor, key, 1)?),
@@ -159,7 +159,14 @@ impl Array {
             4 => Self::U32(cursor.values(at, n, field, u32::from_le_bytes)?),
             5 => Self::I32(cursor.values(at, n, field, i32::from_le_bytes)?),
             6 => Self::F32(cursor.values(at, n, field, f32::from_le_bytes)?),
-            7 => Self::Bool(items(cursor, at, n, key, 1, 0, read_bool)?),
+            7 => {
+                let bytes = cursor.values(at, n, field, u8::from_le_bytes)?;
+                if let Some(bad) = bytes.iter().position(|&byte| byte > 1) {
+                    let field = Field { of: key, part: "array element" };
+                    return Err(not_a_bool(cursor, at + 8 + bad as u64, field, bytes[bad]));
+                }
+                Self::Bool(bytes.into_iter().map(|byte| byte == 1).collect())
+            }
             8 => Self::String(items(cursor, at, n, key, 8, STRING_EXTRA, |cursor, field| {
                 cursor.string(field)
             })?),
@@ -229,7 +236,7 @@ fn items<T>(
 ) -> Result<Vec<T>> {
     let field = Field { of: key, part: "array length" };
     cursor.check_count(at, n, least, field)?;
-    cursor.charge(n.saturating_mul(extra), field)?;
+    cursor.charge(at, n.saturating_mul(extra), field)?;
     let mut values = reserve(cursor.source().path(), "metadata array", n as usize)?;
     for _ in 0..n {
         values.push(read(cursor, Field { of: key, part: "array element" })?);
@@ -242,10 +249,14 @@ fn read_bool(cursor: &mut Cursor<'_>, field: Field<'_>) -> Result<bool> {
     match cursor.u8(field)? {
         0 => Ok(false),
         1 => Ok(true),
-        other => Err(cursor.fault(at, field, "a bool, 0 or 1", other.to_string())),
+        other => Err(not_a_bool(cursor, at, field, other)),
     }
 }
 
-fn unknown_type(cursor: &Cursor<'_>, at: u64, of: &str, part: &'static str, code: u32) -> crate::Error {
+fn not_a_bool(cursor: &Cursor<'_>, at: u64, field: Field<'_>, byte: u8) -> Error {
+    cursor.fault(at, field, "a bool, 0 or 1", byte.to_string())
+}
+
+fn unknown_type(cursor: &Cursor<'_>, at: u64, of: &str, part: &'static str, code: u32) -> Error {
     cursor.fault(at, Field { of, part }, "a value type, 0 to 12", code.to_string())
 }
