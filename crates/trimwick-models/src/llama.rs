@@ -8,14 +8,11 @@ use std::sync::Arc;
 
 use candle_core::{D, IndexOp, Result, Tensor};
 use trimwick_nn::{
-    AttentionConfig, CausalAttention, CausalLm, Embedding, Init, KvCache, Linear, Module, RmsNorm, RopeScaling,
-    Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
+    AttentionConfig, CausalAttention, CausalLm, Embedding, Init, KvCache, Linear, Module, RmsNorm,
+    RopeScaling, Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
 };
 
 use crate::config::LlamaConfig;
-
-/// Standard deviation of fresh weights, as Hugging Face's `initializer_range`.
-const INIT: Init = Init::Randn { mean: 0., stdev: 0.02 };
 
 /// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
 #[derive(Clone, Debug)]
@@ -29,6 +26,7 @@ struct Block {
 impl Block {
     fn new(config: &LlamaConfig, index: usize, rotary: Arc<Rotary>, vb: VarBuilder) -> Result<Self> {
         let eps = config.rms_norm_eps;
+        let init = fresh(config);
         let attention = AttentionConfig {
             hidden: config.hidden_size,
             heads: config.num_heads,
@@ -38,13 +36,13 @@ impl Block {
             out_bias: config.attention_out_bias,
             qk_norm_eps: config.qk_norm.then_some(eps),
             window: config.window_of_layer(index),
-            init: INIT,
+            init,
         };
         let mlp = SwiGluMlpConfig {
             hidden: config.hidden_size,
             intermediate: config.intermediate_size,
             bias: config.mlp_bias,
-            init: INIT,
+            init,
         };
         Ok(Self {
             input_layernorm: rms_norm(config.hidden_size, eps, vb.pp("input_layernorm"))?,
@@ -63,6 +61,11 @@ impl Block {
         let x = (x + attended)?;
         &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?
     }
+}
+
+/// How weights start when there is no checkpoint: as in Hugging Face's models.
+fn fresh(config: &LlamaConfig) -> Init {
+    Init::Randn { mean: 0., stdev: config.initializer_range }
 }
 
 /// A Llama-family language model.
@@ -96,16 +99,16 @@ impl Llama {
             vb.dtype(),
             vb.device(),
         )?);
-        let model = vb.pp("model");
+        let (model, init) = (vb.pp("model"), fresh(config));
         let embed_tokens =
-            embedding_init(config.vocab_size, config.hidden_size, INIT, model.pp("embed_tokens"))?;
+            embedding_init(config.vocab_size, config.hidden_size, init, model.pp("embed_tokens"))?;
         let layers = (0..config.num_layers)
             .map(|i| Block::new(config, i, rotary.clone(), model.pp("layers").pp(i)))
             .collect::<Result<Vec<_>>>()?;
         let norm = rms_norm(config.hidden_size, config.rms_norm_eps, model.pp("norm"))?;
         let lm_head = match config.tie_word_embeddings {
             true => Linear::tied(&embed_tokens),
-            false => linear_init(config.hidden_size, config.vocab_size, false, INIT, vb.pp("lm_head"))?,
+            false => linear_init(config.hidden_size, config.vocab_size, false, init, vb.pp("lm_head"))?,
         };
         Ok(Self { embed_tokens, layers, norm, lm_head, config: config.clone() })
     }

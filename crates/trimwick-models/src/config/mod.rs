@@ -10,6 +10,8 @@ mod gguf;
 mod hf;
 mod write;
 
+pub(crate) use hf::token_ids;
+
 use trimwick_nn::RopeScaling;
 
 use crate::error::{Error, Result};

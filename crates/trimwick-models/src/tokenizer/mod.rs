@@ -180,6 +180,11 @@ impl Tokenizer {
         largest.map_or(0, |id| id as usize + 1)
     }
 
+    /// One more than the largest id that text can become, added tokens left out.
+    pub(crate) fn model_vocab_size(&self) -> usize {
+        self.inner.get_vocab(false).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
     /// The id of a token, spelled as in the vocabulary.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

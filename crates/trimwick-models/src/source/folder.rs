@@ -1,0 +1,177 @@
+//! A Hugging Face folder: `config.json`, safetensors, and usually `tokenizer.json` and `generation_config.json`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use trimwick_formats::ByteSource;
+use trimwick_formats::folder::ModelFolder;
+use trimwick_formats::safetensors::{Dtype, SafetensorsFile, TensorInfo};
+
+use super::ModelFiles;
+use super::parse::{listing, no_such_folder};
+use super::weights::{Stored, Weights};
+use crate::config::{LlamaConfig, token_ids};
+use crate::error::{Error, Result, quote};
+use crate::tokenizer::Tokenizer;
+
+/// Longest configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 16 << 20;
+/// Longest tokenizer that is read, in bytes; the largest published ones have 35 MB.
+const MAX_TOKENIZER: u64 = 512 << 20;
+
+/// Opens a folder; `origin` is where it came from.
+pub(super) fn open(path: &Path, origin: String) -> Result<ModelFiles> {
+    if !path.is_dir() {
+        return Err(no_such_folder(path));
+    }
+    let Some(config) = read_text(&path.join("config.json"), MAX_CONFIG)? else {
+        // A folder of pickles or GGUF files is told so rather than that a file is missing.
+        ModelFolder::open(path)?;
+        return Err(Error::NotFound {
+            path: quote(&path.to_string_lossy()),
+            what: "no config.json".into(),
+            hint: format!("found {}", listing(path)),
+        });
+    };
+    let generation = read_text(&path.join("generation_config.json"), MAX_CONFIG)?;
+    let tokenizer = read_text(&path.join("tokenizer.json"), MAX_TOKENIZER)?;
+    let parts = Parts { config, generation, tokenizer };
+    let name_of = |name: &str| path.join(name).display().to_string();
+    let files = parts.open(|| Ok(ModelFolder::open(path)?), origin, name_of)?;
+    Ok(ModelFiles { path: Some(path.into()), ..files })
+}
+
+/// The text files of a model.
+pub(super) struct Parts {
+    pub config: String,
+    pub generation: Option<String>,
+    pub tokenizer: Option<String>,
+}
+
+impl Parts {
+    /// Reads configuration and tokenizer, and only then opens the weights.
+    pub fn open<S: Stored + 'static>(
+        self,
+        weights: impl FnOnce() -> Result<S>,
+        origin: String,
+        name_of: impl Fn(&str) -> String,
+    ) -> Result<ModelFiles> {
+        let mut notes = Vec::new();
+        let at = name_of("config.json");
+        let mut config = LlamaConfig::from_hf_json(&self.config, &at)?;
+        // The configuration parsed, so this does; kept as the file has it.
+        let config_json = parse(&self.config, &at)?;
+        if let Some(text) = self.generation {
+            let at = name_of("generation_config.json");
+            let ids = token_ids(&parse(&text, &at)?, "eos_token_id", &at)?;
+            if !ids.is_empty() {
+                config.eos_token_ids = ids;
+                config.validate(&at)?;
+            }
+        }
+        let tokenizer = match self.tokenizer {
+            Some(text) => {
+                let at = name_of("tokenizer.json");
+                let tokenizer = Tokenizer::from_json(&text, &at)?.with_eos_ids(config.eos_token_ids.clone());
+                check_vocab(&tokenizer, &config, &at, &mut notes)?;
+                Some(tokenizer)
+            }
+            None => None,
+        };
+        let weights = Weights::new(weights()?, &config, origin.clone(), &mut notes)?;
+        Ok(ModelFiles {
+            config,
+            weights: Arc::new(weights),
+            tokenizer,
+            origin,
+            path: None,
+            config_json,
+            notes,
+        })
+    }
+}
+
+/// Every id that text can become must have an embedding. Added tokens beyond it are left to whoever spells them out: some
+/// published tokenizers have a padding token there.
+pub(super) fn check_vocab(
+    tokenizer: &Tokenizer,
+    config: &LlamaConfig,
+    at: &str,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let rows = config.vocab_size;
+    let model = tokenizer.model_vocab_size();
+    if model > rows {
+        let expected = format!("ids below vocab_size = {rows}");
+        return Err(Error::tokenizer(at, "model.vocab", expected, format!("id {}", model - 1)));
+    }
+    if tokenizer.vocab_size() > rows {
+        notes.push(format!(
+            "the tokenizer has added tokens with ids of {rows} and above, which have no embedding"
+        ));
+    }
+    Ok(())
+}
+
+fn parse(text: &str, at: &str) -> Result<serde_json::Value> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(text).map_err(|e| Error::Json { origin: at.into(), reason: e.to_string() })
+}
+
+/// The text of a regular file of at most `limit` bytes; `None` if it does not exist. A pipe in its place is refused
+/// rather than waited for.
+fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, "look at", error)),
+        Ok(_) => {}
+    }
+    let source = ByteSource::open(path)?;
+    let shown = || path.display().to_string();
+    if source.len() > limit {
+        return Err(Error::Json {
+            origin: shown(),
+            reason: format!("{} bytes, above {limit}", source.len()),
+        });
+    }
+    let bytes = source.read_vec(0, source.len())?;
+    let text = String::from_utf8(bytes).map_err(|e| Error::Json {
+        origin: shown(),
+        reason: format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()),
+    })?;
+    Ok(Some(text))
+}
+
+fn describe(info: &TensorInfo) -> (Vec<usize>, Option<String>) {
+    let float = matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
+    (info.shape.clone(), (!float).then(|| format!("{:?}", info.dtype)))
+}
+
+impl Stored for ModelFolder {
+    fn names(&self) -> Vec<String> {
+        ModelFolder::names(self).map(str::to_string).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<(Vec<usize>, Option<String>)> {
+        ModelFolder::info(self, name).map(describe)
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(ModelFolder::read_f32(self, name)?)
+    }
+}
+
+/// One safetensors file, such as the one in the binary.
+impl Stored for SafetensorsFile {
+    fn names(&self) -> Vec<String> {
+        self.tensors().keys().cloned().collect()
+    }
+
+    fn info(&self, name: &str) -> Option<(Vec<usize>, Option<String>)> {
+        self.tensors().get(name).map(describe)
+    }
+
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(SafetensorsFile::read_f32(self, name)?)
+    }
+}
