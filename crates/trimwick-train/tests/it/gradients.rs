@@ -1,0 +1,74 @@
+//! Accumulation, norm and clipping.
+
+use candle_core::{DType, Device};
+use trimwick_nn::Init;
+use trimwick_train::{Batch, Gradients, loss};
+
+use crate::common::{TinyLm, backward, store, windows};
+
+#[test]
+fn four_micro_batches_of_one_equal_a_batch_of_four() {
+    let store = store(DType::F32, 3);
+    let model = TinyLm::new(&store, 0.).unwrap();
+    let data = windows(4 * 16, 16);
+    let picked: Vec<&[u32]> = (0..4).map(|i| data.window(i).unwrap()).collect();
+    let accumulate = |batches: &[&[&[u32]]]| {
+        let mut gradients = Gradients::new(&store.trainable());
+        for batch in batches {
+            let batch = Batch::new(batch, &Device::Cpu).unwrap();
+            gradients.accumulate(loss(&model, &batch, None).unwrap().total.backward().unwrap()).unwrap();
+        }
+        gradients
+    };
+    let whole = accumulate(&[&picked]);
+    let parts = accumulate(&[&picked[..1], &picked[1..2], &picked[2..3], &picked[3..]]);
+    assert_eq!((whole.batches(), parts.batches()), (1, 4));
+    for p in store.trainable() {
+        let mean = |g: &Gradients| {
+            let sum = g.get(p.name()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            sum.into_iter().map(|v| f64::from(v) * g.scale()).collect::<Vec<_>>()
+        };
+        for (a, b) in mean(&whole).into_iter().zip(mean(&parts)) {
+            assert!((a - b).abs() < 1e-6, "{}: {a} and {b}", p.name());
+        }
+    }
+    let (a, b) = (whole.norm().unwrap(), parts.norm().unwrap());
+    assert!((a - b).abs() < 1e-6 && a > 0.01, "norms {a} and {b}");
+}
+
+#[test]
+fn the_norm_runs_over_all_parameters_and_clips_like_pytorch() {
+    for dtype in [DType::F32, DType::F64] {
+        let store = store(dtype, 0);
+        let vb = store.var_builder();
+        vb.get_with_hints(2, "a", Init::Const(1.)).unwrap();
+        vb.get_with_hints((1, 1), "b", Init::Const(1.)).unwrap();
+        let of = |name: &str| if name == "a" { vec![2., -4.] } else { vec![4.] };
+        let mut gradients = Gradients::new(&store.trainable());
+        for _ in 0..3 {
+            gradients.accumulate(backward(&store, of)).unwrap();
+        }
+        // The mean gradient is (2, −4, 4), of norm 6.
+        assert_eq!(gradients.norm().unwrap(), 6., "{dtype:?}");
+        assert_eq!(gradients.scale(), 1. / 3.);
+        assert_eq!(gradients.clip(1.5).unwrap(), 6.);
+        assert!((gradients.scale() - 1.5 / (6. + 1e-6) / 3.).abs() < 1e-15);
+        assert_eq!(gradients.clip(10.).unwrap(), 6.);
+        assert_eq!(gradients.scale(), 1. / 3., "{dtype:?}: a small gradient is not scaled up");
+    }
+}
+
+#[test]
+fn a_gradient_that_candle_made_is_never_written_to() {
+    let store = store(DType::F32, 0);
+    store.var_builder().get_with_hints(2, "a", Init::Const(1.)).unwrap();
+    let grads = backward(&store, |_| vec![1., 2.]);
+    let held = grads.get(store.get("a").unwrap().var()).unwrap().clone();
+    let mut gradients = Gradients::new(&store.trainable());
+    gradients.accumulate(grads).unwrap();
+    for _ in 0..3 {
+        gradients.accumulate(backward(&store, |_| vec![10., 20.])).unwrap();
+    }
+    assert_eq!(held.to_vec1::<f32>().unwrap(), [1., 2.]);
+    assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>().unwrap(), [31., 62.]);
+}

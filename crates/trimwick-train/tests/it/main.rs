@@ -1,0 +1,10 @@
+//! Tests of the training crate through its public interface, in one binary: linking candle takes longer than running.
+
+mod common;
+mod data;
+mod gradients;
+mod objective;
+mod optimizer;
+mod resume;
+mod state;
+mod training;
