@@ -4,6 +4,8 @@
 pub mod builtin;
 mod config;
 mod error;
+#[cfg(test)]
+mod gguf_bytes;
 mod llama;
 mod names;
 mod sampling;

@@ -11,7 +11,7 @@ impl ModelSource {
     /// Reads `builtin:NAME`, a path of a folder or `.gguf` file, or a hub id `owner/name`, with `@revision` or without.
     ///
     /// Of a folder and a hub id with the same spelling, the folder wins. Text that begins with `.`, `/` or `~`, or has
-    /// more than one `/`, is always a path. A path need not exist yet.
+    /// more than one `/` before any `@`, is always a path. A path need not exist yet.
     ///
     /// ```
     /// use trimwick_models::source::ModelSource;
@@ -41,10 +41,10 @@ impl ModelSource {
         if path.exists() {
             return Err(not_a_model(path));
         }
-        if text.starts_with(['.', '/', '~', '\\']) || text.matches(['/', '\\']).count() > 1 {
+        let (id, revision) = split_revision(text);
+        if text.starts_with(['.', '/', '~', '\\']) || id.matches(['/', '\\']).count() > 1 {
             return Ok(Self::Folder(path.into()));
         }
-        let (id, revision) = split_revision(text);
         if is_hub_id(id) && revision.is_none_or(is_revision) {
             return Ok(Self::Hub(text.into()));
         }
@@ -64,8 +64,10 @@ impl fmt::Display for ModelSource {
             Self::Folder(path) | Self::Gguf(path) => {
                 let text = path.to_string_lossy();
                 // Without the dot it would be read as something else.
-                let plain = is_hub_id(&text) || text.starts_with("builtin:") || text.contains('@');
-                write!(f, "{}{text}", if plain { "./" } else { "" })
+                let folder = matches!(self, Self::Folder(_));
+                let hub_like = folder && is_hub_id(split_revision(&text).0);
+                let dot = if hub_like || text.starts_with("builtin:") { "./" } else { "" };
+                write!(f, "{dot}{text}")
             }
             Self::Hub(text) => f.write_str(text),
         }

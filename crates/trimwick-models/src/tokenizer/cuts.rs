@@ -17,6 +17,8 @@
 //!
 //! For any other tokenizer the text is encoded in one piece. The tests compare both ways.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use tokenizers::PreTokenizerWrapper;
 
@@ -147,28 +149,25 @@ fn splits_words(pre_tokenizer: &Value) -> Option<bool> {
     Some(splits)
 }
 
-/// Whether no merge joins a letter to a following `▁`, and letters and `▁` are tokens, so that none is unknown and fused
-/// with its neighbours.
+/// Whether no merge joins a letter to a following `▁`, and neither can be part of an unknown token that is fused with its
+/// neighbours: both are tokens, or every byte is.
 fn merges_stay_in_words(model: &Model) -> bool {
     let Model::Bpe(bpe) = model else { return false };
-    let letters = ('a'..='z').chain('A'..='Z').chain(['▁']);
-    let mut known = std::collections::HashSet::new();
-    for (token, _) in &bpe.vocab {
-        let mut chars = token.chars();
-        if let (Some(c), None) = (chars.next(), chars.next()) {
-            known.insert(c);
-        }
-    }
+    let tokens: HashSet<&str> = bpe.vocab.iter().map(|(token, _)| token.as_str()).collect();
+    let letters = ('a'..='z').chain('A'..='Z').chain(['▁']).map(String::from);
+    let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
+    let known =
+        |mut names: Box<dyn Iterator<Item = String>>| names.all(|name| tokens.contains(name.as_str()));
+    let none_unknown = known(Box::new(letters)) || (bpe.byte_fallback && known(Box::new(bytes)));
     let crosses = |(left, right): &(String, String)| {
-        let joined = left.chars().chain(right.chars());
         let mut letter = false;
-        joined.into_iter().any(|c| {
+        left.chars().chain(right.chars()).any(|c| {
             let crossing = letter && c == '▁';
             letter = c.is_ascii_alphabetic();
             crossing
         })
     };
-    letters.into_iter().all(|c| known.contains(&c)) && !bpe.ignore_merges && !bpe.merges.iter().any(crosses)
+    none_unknown && !bpe.ignore_merges && !bpe.merges.iter().any(crosses)
 }
 
 /// Whether a pre-tokenizer runs a pattern.

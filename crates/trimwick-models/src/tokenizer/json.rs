@@ -122,7 +122,7 @@ fn model(raw: RawModel, origin: &str) -> Result<Model> {
             };
             let bpe = Bpe {
                 vocab,
-                merges: merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
+                merges: merges.into_iter().filter_map(|Merge(pair)| pair).collect(),
                 unk_token: raw.unk_token,
                 continuing_subword_prefix: raw.continuing_subword_prefix.filter(|p| !p.is_empty()),
                 end_of_word_suffix: raw.end_of_word_suffix.filter(|s| !s.is_empty()),
@@ -289,8 +289,8 @@ impl<'de> Deserialize<'de> for Vocab {
     }
 }
 
-/// A merge: `"left right"` in old files, `["left", "right"]` in new ones.
-struct Merge(String, String);
+/// A merge: `"left right"` in old files, `["left", "right"]` in new ones. Old files may begin with a line that is none.
+struct Merge(Option<(String, String)>);
 
 impl<'de> Deserialize<'de> for Merge {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -304,7 +304,10 @@ impl<'de> Deserialize<'de> for Merge {
 
             fn visit_str<E: de::Error>(self, merge: &str) -> std::result::Result<Merge, E> {
                 match merge.split_once(' ') {
-                    Some((left, right)) if !right.contains(' ') => Ok(Merge(left.into(), right.into())),
+                    Some(("#version:", _)) => Ok(Merge(None)),
+                    Some((left, right)) if !right.contains(' ') => {
+                        Ok(Merge(Some((left.into(), right.into()))))
+                    }
                     _ => Err(E::invalid_value(de::Unexpected::Str(merge), &self)),
                 }
             }
@@ -312,7 +315,7 @@ impl<'de> Deserialize<'de> for Merge {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Merge, A::Error> {
                 let mut next =
                     |n| seq.next_element::<String>()?.ok_or_else(|| A::Error::invalid_length(n, &self));
-                let merge = Merge(next(0)?, next(1)?);
+                let merge = Merge(Some((next(0)?, next(1)?)));
                 match seq.next_element::<de::IgnoredAny>()? {
                     None => Ok(merge),
                     Some(_) => Err(A::Error::invalid_length(3, &self)),
