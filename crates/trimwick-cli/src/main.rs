@@ -1,2 +1,54 @@
-//! The trimwick command line.
-fn main() {}
+//! The trimwick command line: prune, train back, measure, generate, inspect.
+//!
+//! Each verb is a file in `commands`. Results go to standard output; progress, notes and errors go to standard error, an
+//! error being one line that begins with `error: `. What the exit codes mean is in `error` and in `--help`.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod error;
+mod model;
+mod progress;
+mod signals;
+mod table;
+mod text;
+mod threads;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+/// Tensors come and go by the hundred megabytes. glibc maps each of them anew, and the page faults cost more time than much
+/// of the arithmetic; mimalloc keeps the pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    threads::settle();
+    let code = match args::Cli::try_parse() {
+        Ok(cli) => commands::carry_out(&cli).unwrap_or_else(|e| error::report(&e)),
+        Err(e) => refuse(&e),
+    };
+    ExitCode::from(code)
+}
+
+/// Help and version are printed as they are; of anything else there is one line.
+fn refuse(error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Whoever closed the pipe has seen enough.
+            let _ = error.print();
+            error::DONE
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            error::BAD_INPUT
+        }
+        _ => {
+            error::say(&error::usage(error));
+            error::BAD_INPUT
+        }
+    }
+}

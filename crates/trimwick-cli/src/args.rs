@@ -1,0 +1,197 @@
+//! The command line: verbs, arguments, help.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::EXIT_CODES;
+
+/// What a model may be given as.
+const MODEL: &str = "A folder with config.json and safetensors, a .gguf file, a hub id such as \
+                     HuggingFaceTB/SmolLM2-135M (with @REVISION if need be), or builtin:tiny-llama";
+
+/// Makes Llama-family models smaller: prunes them 2:4, trains the loss back, proves the mask on what it writes.
+#[derive(Debug, Parser)]
+#[command(name = "trimwick", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a recipe: prune, train, compare, write, prove. The same command continues a run that was stopped.
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArgs),
+    /// Check a recipe, its files and the layers it names, and say what it would do; no weight is read.
+    #[command(after_help = EXIT_CODES)]
+    Check(CheckArgs),
+    /// Measure the perplexity of a model on texts.
+    #[command(after_help = EXIT_CODES)]
+    Eval(EvalArgs),
+    /// Continue a prompt.
+    #[command(after_help = EXIT_CODES)]
+    Generate(GenerateArgs),
+    /// Show what is in a model file or folder.
+    #[command(after_help = EXIT_CODES)]
+    Inspect(InspectArgs),
+    /// The recipes that come with the program.
+    #[command(after_help = EXIT_CODES)]
+    Recipes(RecipesArgs),
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The recipe, a .toml file.
+    #[arg(value_name = "RECIPE")]
+    pub(crate) recipe: PathBuf,
+    /// Values put over the recipe's, such as train.steps=200; an empty value takes the key out.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Folder of checkpoints and results [default: runs/NAME, NAME being the recipe's].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print summary.json in the place of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The recipe, a .toml file.
+    #[arg(value_name = "RECIPE")]
+    pub(crate) recipe: PathBuf,
+    /// Values put over the recipe's, such as train.steps=200; an empty value takes the key out.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `eval`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[arg(value_name = "MODEL", help = MODEL)]
+    pub(crate) model: String,
+    /// Files of text, joined by a blank line; the built-in model has a text of its own.
+    #[arg(long, value_name = "FILE", num_args = 1.., action = ArgAction::Append)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of a window; in each, all but the first are scored [default: 512, or the model's longest if that is less].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least::<2>)]
+    pub(crate) context: Option<usize>,
+    /// Score the windows of the first N tokens [default: of all].
+    #[arg(long, value_name = "N", value_parser = at_least::<2>)]
+    pub(crate) tokens: Option<usize>,
+    /// How the files hold text [default: jsonl if all end in .jsonl, text if none does].
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// The field of each line's JSON object that holds the text; only with jsonl [default: text].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) field: Option<String>,
+    /// Text between two documents; \n and \t are understood [default: a blank line].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) separator: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How files hold text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A file is a document.
+    Text,
+    /// A line is a JSON object that holds a document.
+    Jsonl,
+}
+
+/// `generate`.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[arg(value_name = "MODEL", help = MODEL)]
+    pub(crate) model: String,
+    /// The text to continue.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Tokens to generate at most; fewer if the model ends the text.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<1>)]
+    pub(crate) max_tokens: usize,
+    /// Flattens (above 1) or sharpens (below 1) the model's choice; 0 always takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub(crate) temperature: f64,
+    /// Choose among the likeliest tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub(crate) top_p: f64,
+    /// Selects the random numbers: the same seed gives the same text.
+    #[arg(long, value_name = "S", default_value_t = 42)]
+    pub(crate) seed: u64,
+}
+
+/// `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A folder, a .safetensors file or index, or a .gguf file.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// Read the weights too: the share of zeros of each tensor, and whether it is 2:4 sparse.
+    #[arg(long)]
+    pub(crate) zeros: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `recipes`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct RecipesArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: RecipesVerb,
+}
+
+/// What can be done with recipes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecipesVerb {
+    /// List them.
+    Ls,
+    /// Copy one into a file, to change it and run it.
+    Cp {
+        /// Its name in the list.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The new file, or the folder for it [default: the recipe's file name, here].
+        #[arg(value_name = "DEST")]
+        dest: Option<PathBuf>,
+        /// Overwrite a file that is there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print every key that a recipe can have: what it takes, its default, what it is for.
+    Keys,
+}
+
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= LEAST => Ok(number),
+        _ => Err(format!("expected a whole number of at least {LEAST}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,203 @@
+//! `trimwick check`: what a recipe would do.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use trimwick_recipe::{
+    Arm, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, Recipe, TrainSpec,
+};
+
+use super::print;
+use super::survey::{Survey, survey};
+use crate::args::CheckArgs;
+use crate::error::DONE;
+use crate::model::Hub;
+use crate::text::{bytes, count, percent, plain, plain_json};
+
+/// Checks a recipe and says what it would do.
+///
+/// # Errors
+/// [`trimwick_recipe::Faults`]; [`trimwick_models::Error`].
+pub(super) fn check(args: &CheckArgs) -> Result<u8> {
+    let recipe = Recipe::load(&args.recipe, &args.overrides)?;
+    let survey = survey(&recipe, Hub::Cached)?;
+    let plan = Plan::new(&recipe, survey.as_ref());
+    print(&if args.json { plain_json(&plan.json()) + "\n" } else { plan.text() })?;
+    Ok(DONE)
+}
+
+/// What a recipe comes to.
+struct Plan<'a> {
+    recipe: &'a Recipe,
+    /// Nothing for a hub model that is not on this machine.
+    survey: Option<&'a Survey>,
+    parameters: u64,
+    /// Weights of the layers that are pruned, and how many of them become zero.
+    pruned: u64,
+    zeros: u64,
+}
+
+impl<'a> Plan<'a> {
+    fn new(recipe: &'a Recipe, survey: Option<&'a Survey>) -> Self {
+        let parameters = survey.map_or(0, |s| s.config.num_parameters());
+        let mut plan = Self { recipe, survey, parameters, pruned: 0, zeros: 0 };
+        for rule in plan.survey.iter().flat_map(|s| &s.rules.layers) {
+            if let PruneRule::Pruned { pattern, .. } = &rule.prune {
+                let weights = elements(rule);
+                plan.pruned += weights;
+                plan.zeros += match *pattern {
+                    Pattern::Nm { n, m } => weights / m as u64 * (m - n) as u64,
+                    Pattern::Unstructured { sparsity } => (weights as f64 * sparsity).round() as u64,
+                };
+            }
+        }
+        plan
+    }
+
+    fn model(&self) -> String {
+        match (self.survey, &self.recipe.model) {
+            (Some(survey), _) => survey.origin.clone(),
+            (None, ModelSpec::Source(source)) => source.to_string(),
+            (None, ModelSpec::Pretrain(_)) => "random weights".into(),
+        }
+    }
+
+    /// The arms that the run will measure, in the order of its table.
+    fn arms(&self) -> Vec<&'static str> {
+        let recipe = self.recipe;
+        let compares = |arm: Arm| recipe.compare.arms.contains(&arm);
+        let (prunes, trains) = (recipe.prune.is_some(), recipe.train.is_some());
+        let arms = [
+            ("dense", !matches!(recipe.model, ModelSpec::Pretrain(_))),
+            ("dense_tuned", trains && compares(Arm::DenseTuned)),
+            ("pruned_magnitude", prunes && compares(Arm::PrunedMagnitude)),
+            ("pruned", prunes),
+            ("recovered", prunes && trains),
+            ("trained", !prunes && trains),
+            ("exported", true),
+        ];
+        arms.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    }
+
+    /// Bytes of f32 weights, gradients and AdamW's two moments, and of the teacher: what training cannot do without.
+    fn memory(&self) -> u64 {
+        let copies = 1 + if self.recipe.train.is_some() { 3 } else { 0 };
+        let teacher = u64::from(self.recipe.distill.is_some());
+        4 * self.parameters * (copies + teacher)
+    }
+
+    fn text(&self) -> String {
+        let recipe = self.recipe;
+        let mut lines = vec![("recipe", format!("{}, seed {}", recipe.name, recipe.seed))];
+        match self.survey {
+            Some(survey) => {
+                let positions = count(survey.config.max_position_embeddings as u64);
+                let parameters = count(self.parameters);
+                lines.push((
+                    "model",
+                    format!("{}: {parameters} parameters, {positions} positions", survey.origin),
+                ));
+                // The table has its own lines.
+                let table = survey.rules.to_string().replace('\n', "\n            ");
+                lines.push(("layers", table));
+            }
+            None => lines.push((
+                "model",
+                format!(
+                    "{}: not on this machine; `run` downloads it and checks the layers then",
+                    self.model()
+                ),
+            )),
+        }
+        if let Some(prune) = &recipe.prune {
+            lines.push(("pruning", self.pruning(prune)));
+        }
+        if let Some(train) = &recipe.train {
+            lines.push(("training", self.training(train)));
+        }
+        lines.push(("arms", self.arms().join(", ")));
+        if self.survey.is_some() {
+            lines.push(("memory", format!("at least {}", bytes(self.memory()))));
+        }
+        lines.push(("out", recipe.out.display().to_string()));
+        let line = |(name, text): (&str, String)| {
+            let text: Vec<String> = text.split('\n').map(plain).collect();
+            format!("{name:<10}  {}\n", text.join("\n"))
+        };
+        lines.into_iter().map(line).chain(["the recipe is sound\n".to_string()]).collect()
+    }
+
+    fn pruning(&self, prune: &PruneSpec) -> String {
+        let schedule = match prune.schedule {
+            PruneSchedule::OneShot => "at once",
+            PruneSchedule::Gradual { .. } => "gradually, while training",
+            PruneSchedule::Refreshed { .. } => "at once, and chosen again while training",
+        };
+        let what = format!("{} by {}, {schedule}", prune.pattern, prune.method.name());
+        if self.survey.is_none() {
+            return what;
+        }
+        let (zeros, pruned) = (count(self.zeros), count(self.pruned));
+        let share = percent(self.zeros, self.parameters);
+        format!("{what}: {zeros} of {pruned} weights in {} layers become zero, {share} of all", self.layers())
+    }
+
+    fn training(&self, train: &TrainSpec) -> String {
+        let context = self.recipe.data.context;
+        let (steps, each) = (train.steps(context), train.tokens_per_step(context));
+        format!(
+            "{} tokens in {} steps of {} (batch {} × accumulate {} × context {context}); rate {:?} after {} steps",
+            count(steps * each),
+            count(steps),
+            count(each),
+            train.batch,
+            train.accumulate,
+            train.lr,
+            count(train.warmup_steps(context)),
+        )
+    }
+
+    fn layers(&self) -> usize {
+        self.survey.map_or(0, |s| s.rules.pruned().count())
+    }
+
+    fn json(&self) -> Value {
+        let recipe = self.recipe;
+        let context = recipe.data.context;
+        let layer = |rule: &LayerRule| {
+            let group = rule.group.map(|group| group.index);
+            let pruned = matches!(rule.prune, PruneRule::Pruned { .. });
+            json!({ "path": rule.path, "shape": rule.shape, "pruned": pruned, "rule": rule.prune.to_string(), "group": group })
+        };
+        let training = recipe.train.as_ref().map(|train| {
+            let (steps, each) = (train.steps(context), train.tokens_per_step(context));
+            json!({
+                "steps": steps,
+                "tokens_per_step": each,
+                "tokens": steps * each,
+                "warmup_steps": train.warmup_steps(context),
+                "lr": train.lr,
+            })
+        });
+        let known = self.survey.is_some();
+        json!({
+            "name": recipe.name,
+            "fingerprint": recipe.fingerprint(),
+            "seed": recipe.seed,
+            "out": recipe.out,
+            "model": self.model(),
+            "parameters": known.then_some(self.parameters),
+            "pattern": recipe.prune.as_ref().map(|p| p.pattern.to_string()),
+            "pruned_layers": known.then_some(self.layers()),
+            "pruned_parameters": known.then_some(self.pruned),
+            "zeros": known.then_some(self.zeros),
+            "training": training,
+            "arms": self.arms(),
+            "memory_bytes_at_least": known.then(|| self.memory()),
+            "layers": self.survey.map(|s| s.rules.layers.iter().map(layer).collect::<Vec<_>>()),
+        })
+    }
+}
+
+fn elements(rule: &LayerRule) -> u64 {
+    rule.shape.iter().map(|&dim| dim as u64).product()
+}

@@ -1,0 +1,37 @@
+//! The verbs, a file each.
+
+mod check;
+mod eval;
+mod generate;
+mod inspect;
+mod recipes;
+mod run;
+mod survey;
+
+use std::io::Write;
+
+use anyhow::Result;
+
+use crate::args::{Cli, Verb};
+
+/// Carries out a command line and gives the exit code.
+///
+/// # Errors
+/// Whatever ended the command; [`crate::error`] knows what to say and which code it is.
+pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
+    match &cli.verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Check(args) => check::check(args),
+        Verb::Eval(args) => eval::eval(args),
+        Verb::Generate(args) => generate::generate(args),
+        Verb::Inspect(args) => inspect::inspect(args),
+        Verb::Recipes(args) => recipes::recipes(args),
+    }
+}
+
+/// Writes results to standard output. `println!` would panic when the reader of a pipe has gone.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}

@@ -1,0 +1,118 @@
+//! `trimwick recipes`: the repository's recipes, compiled in.
+//!
+//! `configs` in this crate is a link to the repository's folder, so that a packaged crate holds the files themselves.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::print;
+use crate::args::{RecipesArgs, RecipesVerb};
+use crate::error::{BadInput, DONE, bad_input};
+use crate::progress::line;
+use crate::table::{Side, Table};
+use crate::text::plain;
+
+/// Every recipe: its path in the repository's `configs` without `.toml`, and its text.
+const RECIPES: &[(&str, &str)] = &[
+    ("quickstart", include_str!("../../configs/quickstart.toml")),
+    ("llama2/7b_sparse24_recover", include_str!("../../configs/llama2/7b_sparse24_recover.toml")),
+    ("pretrain/tiny_llama", include_str!("../../configs/pretrain/tiny_llama.toml")),
+    ("smollm2/sparse24_recover", include_str!("../../configs/smollm2/sparse24_recover.toml")),
+];
+
+/// Lists, copies or explains recipes.
+///
+/// # Errors
+/// An unknown name; a file that is there already, or cannot be written.
+pub(super) fn recipes(args: &RecipesArgs) -> Result<u8> {
+    match &args.verb {
+        RecipesVerb::Ls => print(&list())?,
+        RecipesVerb::Cp { name, dest, force } => copy(name, dest.as_deref(), *force)?,
+        RecipesVerb::Keys => print(&trimwick_recipe::reference())?,
+    }
+    Ok(DONE)
+}
+
+fn list() -> String {
+    let mut table = Table::new([("recipe", Side::Left), ("what it does", Side::Left)]);
+    for (name, text) in RECIPES {
+        table.row([name.to_string(), purpose(text)]);
+    }
+    table.to_string()
+}
+
+/// The first sentence after the launch command that a recipe opens with.
+fn purpose(text: &str) -> String {
+    let comment = text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
+    let words: Vec<&str> =
+        comment.skip_while(|line| !line.is_empty()).filter(|line| !line.is_empty()).collect();
+    let words = words.join(" ");
+    words.split_once(". ").map_or(words.as_str(), |(first, _)| first).trim_end_matches('.').to_string()
+}
+
+fn copy(name: &str, dest: Option<&Path>, force: bool) -> Result<()> {
+    let wanted = name.strip_prefix("configs/").unwrap_or(name);
+    let wanted = wanted.strip_suffix(".toml").unwrap_or(wanted);
+    let Some((name, text)) = RECIPES.iter().find(|(name, _)| *name == wanted) else {
+        let known = RECIPES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        return Err(bad_input("recipes cp", format!("one of {known}"), format!("\"{}\"", plain(name))));
+    };
+    let path = destination(name, dest);
+    if path.exists() && !force {
+        let text = format!("{}: a file is there already; give another name, or --force", path.display());
+        return Err(BadInput(text).into());
+    }
+    trimwick_formats::atomic_write(&path, text.as_bytes())?;
+    line(&format!("wrote {0}; change it, then: trimwick run {0}", path.display()));
+    Ok(())
+}
+
+/// The file itself, or the recipe's own file name in a folder.
+fn destination(name: &str, dest: Option<&Path>) -> PathBuf {
+    let file = format!("{}.toml", name.rsplit('/').next().unwrap_or(name));
+    match dest {
+        None => file.into(),
+        Some(dest) if dest.is_dir() => dest.join(file),
+        Some(dest) => dest.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn read(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                read(&path, &format!("{prefix}{name}/"), found);
+            } else if let Some(stem) = name.strip_suffix(".toml") {
+                found.insert(format!("{prefix}{stem}"), std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_recipe_of_the_repository_is_compiled_in() {
+        let mut found = BTreeMap::new();
+        read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs"), "", &mut found);
+        let compiled: BTreeMap<String, String> =
+            RECIPES.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+        assert_eq!(compiled.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+        assert_eq!(compiled, found);
+    }
+
+    #[test]
+    fn every_recipe_says_what_it_does() {
+        for (name, text) in RECIPES {
+            let purpose = purpose(text);
+            assert!((10..120).contains(&purpose.len()), "{name}: {purpose:?}");
+            let opening = format!("# cargo run --release -- run configs/{name}.toml\n");
+            assert!(text.starts_with(&opening), "{name} does not open with its launch command");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `trimwick run`: a recipe from beginning to end, or from where it was stopped.
+
+use std::path::Path;
+
+use anyhow::Result;
+use trimwick_recipe::Recipe;
+use trimwick_recipe::run::{MeasuredArm, RunOutcome, Summary, run as run_recipe};
+
+use super::print;
+use super::survey::survey;
+use crate::args::RunArgs;
+use crate::error::DONE;
+use crate::model::Hub;
+use crate::progress::{RunProgress, line};
+use crate::signals::Signals;
+use crate::table::{Side, Table};
+use crate::text::{bytes, count, duration, percent, perplexity, plain};
+
+/// Runs a recipe; 130 or 143 when a signal ended it.
+///
+/// # Errors
+/// [`trimwick_recipe::Faults`] before anything is written; [`trimwick_recipe::run::RunError`].
+pub(super) fn run(args: &RunArgs) -> Result<u8> {
+    let mut recipe = Recipe::load(&args.recipe, &args.overrides)?;
+    if let Some(out) = &args.out {
+        recipe.out = out.clone();
+    }
+    let signals = Signals::watch()?;
+    // Whatever the configuration can tell is told before the run's folder exists.
+    survey(&recipe, Hub::Fetch)?;
+    line(&format!("{}: {}", recipe.name, recipe.out.display()));
+    let steps = recipe.train.as_ref().map_or(0, |train| train.steps(recipe.data.context));
+    let mut progress = RunProgress::new(steps, signals.stop());
+    let outcome = run_recipe(&recipe, &recipe.out, signals.stop(), &mut |event| progress.take(event))?;
+    let last = progress.last();
+    // With it goes the bar.
+    drop(progress);
+    match outcome {
+        RunOutcome::Stopped => {
+            let (signal, code) = signals.caught();
+            line(&format!("stopped by {signal} ({last}); the same command continues"));
+            Ok(code)
+        }
+        RunOutcome::Finished(summary) if args.json => {
+            print(&(serde_json::to_string_pretty(&summary)? + "\n"))?;
+            Ok(DONE)
+        }
+        RunOutcome::Finished(summary) => {
+            print(&describe(&summary, &recipe.out))?;
+            Ok(DONE)
+        }
+    }
+}
+
+/// What the run found, for people.
+fn describe(summary: &Summary, out: &Path) -> String {
+    let mut text = format!("\n{}", arms(summary));
+    text.push('\n');
+    if let Some(share) = summary.gap_recovered {
+        let opened = summary.arm("pruned_magnitude").map_or("one-shot pruning", |_| "magnitude pruning");
+        text.push_str(&format!("gap recovered: {:.1} % of the loss that {opened} cost", 100. * share));
+        if let Some(share) = summary.gap_recovered_to_tuned {
+            let share = 100. * share;
+            text.push_str(&format!(
+                "; {share:.1} % of the way from one-shot pruned to dense, tuned on the same tokens"
+            ));
+        }
+        text.push('\n');
+    }
+    if let Some(pattern) = &summary.pattern {
+        let zeros = percent(summary.zeros as u64, summary.parameters as u64);
+        if summary.groups > 0 {
+            text.push_str(&format!(
+                "proof: {} of {} groups violate {pattern}, proved on the written bytes; {zeros} of all parameters are zero\n",
+                count(summary.groups_violating as u64),
+                count(summary.groups as u64),
+            ));
+        } else {
+            text.push_str(&format!("{pattern}: {zeros} of all parameters are zero in the written bytes\n"));
+        }
+    }
+    let shown = |name: &str| plain(&out.join(name).display().to_string());
+    let (parameters, size) = (count(summary.parameters as u64), bytes(summary.bytes));
+    text.push_str(&format!("model: {} ({parameters} parameters, {size})\n", shown("model")));
+    text.push_str(&format!("summary: {}\n", shown("summary.json")));
+    let memory = summary.peak_rss_bytes.map(|b| format!(", at most {} of memory", bytes(b)));
+    text.push_str(&format!("took {}{}\n", duration(summary.seconds), memory.unwrap_or_default()));
+    text
+}
+
+/// The table of the arms.
+fn arms(summary: &Summary) -> Table {
+    let context = summary.arms.first().map_or(0, |arm| arm.context);
+    let perplexity_at = format!("perplexity @ {context}");
+    let mut table = Table::new([
+        ("arm", Side::Left),
+        ("loss", Side::Right),
+        (&perplexity_at, Side::Right),
+        ("against dense", Side::Right),
+        ("tokens trained", Side::Right),
+    ]);
+    let dense = summary.arm("dense").map(|arm| arm.loss);
+    for arm in &summary.arms {
+        let MeasuredArm { name, loss, .. } = arm;
+        let change = match dense {
+            Some(dense) if name != "dense" => format!("{:+.4}", loss - dense),
+            _ => "-".into(),
+        };
+        table.row([
+            name.clone(),
+            format!("{loss:.4}"),
+            perplexity(arm.perplexity),
+            change,
+            count(arm.train_tokens),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,75 @@
+//! A recipe against the model that it names, by the model's configuration alone.
+
+use anyhow::Result;
+use serde_json::Value;
+use trimwick_models::{LlamaConfig, ModelFiles, ModelSource, Tokenizer};
+use trimwick_recipe::run::layer_shapes;
+use trimwick_recipe::{
+    LayerRules, ModelSource as RecipeSource, ModelSpec, PretrainSpec, Recipe, TokenizerSpec,
+};
+
+use crate::model::{self, Hub};
+
+/// What is known of a recipe's model before its weights are read.
+pub(super) struct Survey {
+    /// Where the model comes from.
+    pub(super) origin: String,
+    /// Its shape.
+    pub(super) config: LlamaConfig,
+    /// What the recipe does with each layer.
+    pub(super) rules: LayerRules,
+}
+
+/// Checks the recipe's files, then its layers; `None` for a hub model that is not on this machine and is not to be
+/// fetched.
+///
+/// # Errors
+/// All faults of the recipe at once; [`trimwick_models::Error`] for the model's files.
+pub(super) fn survey(recipe: &Recipe, hub: Hub) -> Result<Option<Survey>> {
+    recipe.check_files()?;
+    let (origin, config) = match &recipe.model {
+        ModelSpec::Source(source) => {
+            let Some(files) = open(source, hub)? else { return Ok(None) };
+            // A run cannot do without, and would find out only later.
+            files.require_tokenizer()?;
+            (files.origin, files.config)
+        }
+        ModelSpec::Pretrain(spec) => ("random weights".to_string(), fresh_config(spec)?),
+    };
+    let layers = recipe.check_layers(&layer_shapes(&config));
+    let rules = match (layers, recipe.check_context(config.max_position_embeddings)) {
+        (Ok(rules), Ok(())) => rules,
+        (Err(faults), Ok(())) | (Ok(_), Err(faults)) => return Err(faults.into()),
+        (Err(layers), Err(context)) => return Err(layers.and(context).into()),
+    };
+    Ok(Some(Survey { origin, config, rules }))
+}
+
+fn open(source: &RecipeSource, hub: Hub) -> Result<Option<ModelFiles>> {
+    let is_hub = matches!(source, RecipeSource::Hub { .. });
+    let source = match source {
+        RecipeSource::Builtin(name) => ModelSource::Builtin(name.clone()),
+        RecipeSource::Folder(path) => ModelSource::Folder(path.clone()),
+        RecipeSource::Gguf(path) => ModelSource::Gguf(path.clone()),
+        RecipeSource::Hub { id, revision: None } => ModelSource::Hub(id.clone()),
+        RecipeSource::Hub { id, revision: Some(revision) } => ModelSource::Hub(format!("{id}@{revision}")),
+    };
+    match model::open(&source, hub) {
+        Err(_) if is_hub && hub == Hub::Cached => Ok(None),
+        files => files.map(Some),
+    }
+}
+
+/// The configuration of a model that starts from random weights.
+fn fresh_config(spec: &PretrainSpec) -> Result<LlamaConfig> {
+    let vocab = match &spec.tokenizer {
+        TokenizerSpec::Train { vocab_size } => *vocab_size,
+        TokenizerSpec::File(path) => {
+            let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
+            Tokenizer::from_file(&file)?.vocab_size()
+        }
+    };
+    let mut table = spec.config.clone();
+    table.entry("vocab_size").or_insert(vocab.into());
+    Ok(LlamaConfig::from_hf_value(&Value::Object(table), "model.config")?)
+}

@@ -1,0 +1,158 @@
+//! The events of a run, told to people.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use trimwick_recipe::run::{Event, MeasuredArm, Stage};
+use trimwick_train::{Progress, StepReport};
+
+use super::line;
+use super::meter::Meter;
+use super::pace::Pace;
+use crate::text::{count, perplexity, speed};
+
+/// Follows a run.
+pub(crate) struct RunProgress<'a> {
+    stop: &'a AtomicBool,
+    told_to_stop: bool,
+    /// Optimizer steps that an arm is trained for.
+    steps: u64,
+    stage: String,
+    meter: Option<Meter>,
+    pace: Pace,
+    /// Whether the arm that comes next was measured by an earlier process.
+    known: bool,
+    continues: bool,
+    /// The last step that is safe on the disk, of the stage that trains.
+    saved: Option<u64>,
+}
+
+impl<'a> RunProgress<'a> {
+    /// A run whose arms are trained for `steps`, and which `stop` ends.
+    pub(crate) fn new(steps: u64, stop: &'a AtomicBool) -> Self {
+        Self {
+            stop,
+            told_to_stop: false,
+            steps,
+            stage: String::new(),
+            meter: None,
+            pace: Pace::default(),
+            known: false,
+            continues: false,
+            saved: None,
+        }
+    }
+
+    /// Takes an event.
+    pub(crate) fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Begin(stage) => self.begin(stage),
+            Event::Skipped(stage) => {
+                self.known = matches!(stage, Stage::Evaluate(_));
+                self.continued();
+            }
+            Event::Part { done, total, loss } => self.part(done as u64, total as u64, loss),
+            Event::Training(progress) => self.training(progress),
+            Event::Measured(arm) => self.measured(arm),
+            Event::Note(text) => self.say(&format!("note: {text}")),
+        }
+        if self.stop.load(Ordering::Relaxed) && !self.told_to_stop {
+            self.told_to_stop = true;
+            self.say("stopping after what is in hand; a second signal ends the process at once");
+        }
+    }
+
+    /// What was going on last, for the message about a run that was stopped.
+    pub(crate) fn last(&self) -> String {
+        match self.saved {
+            Some(step) => format!("{}, saved after step {step} of {}", self.stage, self.steps),
+            None => self.stage.clone(),
+        }
+    }
+
+    fn begin(&mut self, stage: Stage<'_>) {
+        self.stage = name(stage);
+        (self.pace, self.saved) = (Pace::default(), None);
+        // The old bar goes before the new one is drawn.
+        self.meter = None;
+        self.meter = Some(Meter::new(&self.stage));
+    }
+
+    fn part(&mut self, done: u64, total: u64, loss: Option<f64>) {
+        let Some(meter) = &mut self.meter else { return };
+        let left = (done > 0).then(|| meter.seconds() / done as f64 * (total - done.min(total)) as f64);
+        let facts = loss.map(|loss| format!("loss {loss:.4}")).unwrap_or_default();
+        meter.at(done, total, &facts, left);
+    }
+
+    fn training(&mut self, progress: Progress<'_>) {
+        match progress {
+            Progress::Started { step, rejected } => {
+                for bad in rejected {
+                    let path = bad.path.display();
+                    self.say(&format!("warning: checkpoint {path} is not used: {}", bad.why));
+                }
+                self.saved = Some(step).filter(|&step| step > 0);
+                // A stage that is over only gets its weights back.
+                if step > 0 && step < self.steps {
+                    self.continued();
+                    self.say(&format!("{}: continues after step {step} of {}", self.stage, self.steps));
+                }
+            }
+            Progress::Step(step) => self.step(step),
+            Progress::Validated { step, evaluation } => {
+                let ppl = perplexity(evaluation.perplexity);
+                self.say(&format!("step {step}: perplexity {ppl} @ {}", evaluation.context));
+            }
+            Progress::Saved { step, .. } => self.saved = Some(step),
+        }
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.pace.push(report.step_tokens, report.seconds);
+        let (tokens, seconds) = self.pace.recent();
+        let facts = format!("loss {:.4}, {}", report.smoothed, speed(tokens, seconds));
+        let done = report.record.step;
+        let left = self.pace.left(report.steps - done.min(report.steps));
+        if let Some(meter) = &mut self.meter {
+            meter.at(done, report.steps, &facts, left);
+        }
+    }
+
+    fn measured(&mut self, arm: &MeasuredArm) {
+        let known = if std::mem::take(&mut self.known) { ", from before" } else { "" };
+        let (ppl, context) = (perplexity(arm.perplexity), arm.context);
+        self.meter = None;
+        let trained = match arm.train_tokens {
+            0 => String::new(),
+            tokens => format!(", trained on {} tokens", count(tokens)),
+        };
+        self.say(&format!(
+            "{}: loss {:.4}, perplexity {ppl} @ {context}{trained}{known}",
+            arm.name, arm.loss
+        ));
+    }
+
+    fn continued(&mut self) {
+        if !std::mem::replace(&mut self.continues, true) {
+            self.say("continues an earlier run of this recipe");
+        }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.meter {
+            Some(meter) => meter.say(text),
+            None => line(text),
+        }
+    }
+}
+
+fn name(stage: Stage<'_>) -> String {
+    match stage {
+        Stage::Tokenizer => "training the tokenizer".into(),
+        Stage::Data => "reading the texts".into(),
+        Stage::Prune(arm) => format!("{arm}: pruning"),
+        Stage::Train(arm) => format!("{arm}: training"),
+        Stage::Evaluate(arm) => format!("{arm}: measuring"),
+        Stage::Export => "writing the model".into(),
+    }
+}

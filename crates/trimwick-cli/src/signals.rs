@@ -1,0 +1,48 @@
+//! SIGINT and SIGTERM: the first asks for an orderly end, the second ends the process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+/// What the handlers set.
+pub(crate) struct Signals {
+    stop: Arc<AtomicBool>,
+    caught: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// The operating system's refusal.
+    pub(crate) fn watch() -> std::io::Result<Self> {
+        let signals = Self { stop: Arc::default(), caught: Arc::default() };
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag unset and sets it, the second finds it set.
+            flag::register_conditional_shutdown(signal, exit_code(signal).into(), Arc::clone(&signals.stop))?;
+            flag::register_usize(signal, Arc::clone(&signals.caught), signal as usize)?;
+            flag::register(signal, Arc::clone(&signals.stop))?;
+        }
+        Ok(signals)
+    }
+
+    /// Set once a signal has come.
+    pub(crate) fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// The signal that came, by its name, and the exit code that it asks for.
+    pub(crate) fn caught(&self) -> (&'static str, u8) {
+        match self.caught.load(Ordering::Relaxed) as i32 {
+            SIGINT => ("SIGINT", exit_code(SIGINT)),
+            _ => ("SIGTERM", exit_code(SIGTERM)),
+        }
+    }
+}
+
+/// 128 and the signal's number, as shells report a process that a signal ended.
+fn exit_code(signal: i32) -> u8 {
+    128 + signal as u8
+}
