@@ -116,39 +116,48 @@ impl Recipe {
     /// All faults at once, at the key or list element that names the file.
     pub fn check_files(&self) -> Result<(), Faults> {
         let mut faults = Vec::new();
-        let mut report = |key: &str, (expected, found, advice): Complaint| {
-            faults.push(self.fault(key, FaultKind::Files { expected, found, advice }));
-        };
         match &self.model {
             ModelSpec::Source(source) => {
-                if let Err(complaint) = check_source(source) {
-                    report("model.source", complaint);
+                if let Err((expected, found, advice)) = check_source(source) {
+                    faults.push(self.fault("model.source", FaultKind::Files { expected, found, advice }));
                 }
             }
             ModelSpec::Pretrain(pretrain) => {
                 if let TokenizerSpec::File(path) = &pretrain.tokenizer
-                    && let Err(complaint) = check_tokenizer(path)
+                    && let Err((expected, found, advice)) = check_tokenizer(path)
                 {
-                    report("model.tokenizer.source", complaint);
+                    faults.push(
+                        self.fault("model.tokenizer.source", FaultKind::Files { expected, found, advice }),
+                    );
                 }
             }
         }
         for (key, text) in [("data.train", self.data.train.as_ref()), ("data.eval", Some(&self.data.eval))] {
             let Some(TextSource::Files(set)) = text else { continue };
-            match set.expand() {
+            match self.expand(key, set) {
                 Ok(files) => {
-                    if let Err(complaint) = check_text(&files) {
-                        report(key, complaint);
+                    if let Err((expected, found, advice)) = check_text(&files) {
+                        faults.push(self.fault(key, FaultKind::Files { expected, found, advice }));
                     }
                 }
-                Err(complaints) => {
-                    for (i, expected, found, advice) in complaints {
-                        report(&self.file_key(key, i), (expected, found, advice));
-                    }
-                }
+                Err(unmatched) => faults.extend(unmatched),
             }
         }
         Faults::check(faults)
+    }
+
+    /// The files of one of the recipe's texts, as [`FileSet::expand`] lists them; `key` is `data.train` or `data.eval`.
+    ///
+    /// # Errors
+    ///
+    /// A fault for each pattern that matches no file.
+    pub fn expand(&self, key: &str, set: &FileSet) -> Result<Vec<PathBuf>, Faults> {
+        set.expand().map_err(|unmatched| {
+            let fault = |(i, expected, found, advice)| {
+                self.fault(&self.file_key(key, i), FaultKind::Files { expected, found, advice })
+            };
+            Faults::sorted(unmatched.into_iter().map(fault).collect())
+        })
     }
 
     /// The key of a file pattern, as it was written: alone, as a single string, or in a list.
@@ -193,8 +202,9 @@ fn absent(expected: &str, path: &Path) -> Complaint {
         Ok(data) if data.is_dir() => {
             (expected.to_string(), format!("the folder {shown}"), "name the file".to_string())
         }
-        Ok(_) => {
-            (expected.to_string(), format!("something else at {shown}"), "give another path".to_string())
+        Ok(_) => (expected.to_string(), format!("the file {shown}"), "give another path".to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            (expected.to_string(), format!("a file on the way to {shown}"), "give another path".to_string())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             (expected.to_string(), format!("nothing at {shown}"), lost(path))

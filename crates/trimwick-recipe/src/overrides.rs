@@ -2,12 +2,17 @@
 //!
 //! The value is read as TOML where it is TOML and as a plain string where it is not, so that neither
 //! `train.lr=1e-4` nor `model.source=./SmolLM2` needs quotes. An empty value takes the key, or the whole section, out.
-//! A number selects an element of a list: `train.groups.0.lr_scale=0.5`. The last override of a key wins.
+//! A number selects an element of a list: `train.groups.0.lr_scale=0.5`. The last override of a key wins. Of two keys
+//! that exclude each other, the one that is typed takes the place of the one in the file: `train.steps=200` over a recipe
+//! that says `tokens`.
 
 use std::sync::Arc;
 
 use crate::error::{Fault, FaultKind, Place, Plain};
 use crate::raw::{Raw, Table, Value, nearest, parse_value};
+
+/// Keys of one section that say the same thing in two ways.
+const ALTERNATIVES: &[(&str, [&str; 2])] = &[("train", ["tokens", "steps"]), ("model", ["source", "config"])];
 
 /// Applies the overrides in order; each that cannot be applied is a fault.
 pub(crate) fn apply(root: &mut Table, overrides: &[String], faults: &mut Vec<Fault>) {
@@ -15,6 +20,17 @@ pub(crate) fn apply(root: &mut Table, overrides: &[String], faults: &mut Vec<Fau
         if let Err(fault) = apply_one(root, text) {
             faults.push(fault);
         }
+    }
+    for (section, keys) in ALTERNATIVES {
+        let Some(at) = root.position(section) else { continue };
+        let Value::Table(table) = &mut root.entries[at].1.value else { continue };
+        let typed = keys.map(|key| table.get(key).map(|raw| matches!(raw.place, Place::Override { .. })));
+        let superseded = match typed {
+            [Some(true), Some(false)] => keys[1],
+            [Some(false), Some(true)] => keys[0],
+            _ => continue,
+        };
+        table.entries.retain(|(key, _)| key != superseded);
     }
 }
 
@@ -173,6 +189,25 @@ mod tests {
             };
         }
         Some(value)
+    }
+
+    #[test]
+    fn a_typed_key_takes_the_place_of_its_alternative_in_the_file() {
+        let mut faults = Vec::new();
+        let text = "[train]\ntokens = 4096\n";
+        for (overrides, left) in [
+            (&["train.steps=2"][..], &["steps"][..]),
+            (&["train.lr=2"], &["tokens", "lr"]),
+            // Both typed: a fault, which the check of the section reports.
+            (&["train.steps=2", "train.tokens=3"], &["tokens", "steps"]),
+        ] {
+            let mut tree = parse_document(text, &Arc::from("r.toml"), &mut faults).unwrap();
+            let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+            apply(&mut tree, &overrides, &mut faults);
+            let Value::Table(train) = &tree.get("train").unwrap().value else { panic!() };
+            let keys: Vec<_> = train.entries.iter().map(|(key, _)| key.as_str()).collect();
+            assert_eq!(keys, left, "{overrides:?}");
+        }
     }
 
     #[test]

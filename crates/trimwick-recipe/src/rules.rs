@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::checked::prune::Pattern;
+use crate::checked::pattern::Pattern;
 use crate::shapes::LayerKind;
 
 /// The rule for every layer of a model, in the model's order.
@@ -56,8 +56,8 @@ pub struct GroupRule {
     pub index: usize,
     /// The learning rate as a multiple of the others'.
     pub lr_scale: f64,
-    /// The weight decay.
-    pub weight_decay: f64,
+    /// The weight decay, where it is not `train.weight_decay`.
+    pub weight_decay: Option<f64>,
 }
 
 impl LayerRules {
@@ -120,8 +120,10 @@ impl LayerRules {
             let shape = format!("{:?}", layer.shape);
             let mut rule = layer.prune.to_string();
             if let Some(group) = &layer.group {
-                let (scale, decay) = (group.lr_scale, group.weight_decay);
-                rule.push_str(&format!("; train.groups.{}: lr ×{scale}, weight decay {decay}", group.index));
+                rule.push_str(&format!("; train.groups.{}: lr ×{}", group.index, group.lr_scale));
+                if let Some(decay) = group.weight_decay {
+                    rule.push_str(&format!(", weight decay {decay}"));
+                }
             }
             let at = *known.entry((template.clone(), shape.clone(), rule.clone())).or_insert_with(|| {
                 rows.push((template, Vec::new(), Row { path: String::new(), count: 0, shape, rule }));
@@ -139,7 +141,7 @@ impl LayerRules {
 }
 
 /// The path with `#` for each part that is a number, and the numbers.
-fn template(path: &str) -> (String, Vec<usize>) {
+pub(crate) fn template(path: &str) -> (String, Vec<usize>) {
     let mut numbers = Vec::new();
     let mut part = |part: &str| match part.parse() {
         Ok(number) => {

@@ -1,15 +1,16 @@
 //! The recipe against the layers of the model, known from its config alone: before any weight is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{Glob, GlobMatcher};
 
-use crate::checked::prune::{Pattern, PruneSpec};
+use crate::checked::pattern::Pattern;
+use crate::checked::prune::PruneSpec;
 use crate::checked::train::TrainSpec;
 use crate::error::{Fault, FaultKind, Faults};
 use crate::raw::nearest_of;
 use crate::recipe::Recipe;
-use crate::rules::{GroupRule, LayerRule, LayerRules, PruneRule};
+use crate::rules::{GroupRule, LayerRule, LayerRules, PruneRule, template};
 
 /// What a layer is, as far as rules tell layers apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +168,7 @@ impl Check<'_> {
                 FaultKind::NoEffect { why: why.to_string(), advice: advice.to_string() },
             );
         }
-        if let Pattern::Groups { n, m } = spec.pattern {
+        if let Pattern::Nm { n, m } = spec.pattern {
             self.divisible(&rules, n, m);
         }
         rules
@@ -217,7 +218,7 @@ impl Check<'_> {
             }
             if !any {
                 let names = layers.iter().flat_map(LayerShape::parameters);
-                let nearest = nearest_of(&literal(&group.pattern), names, 3);
+                let nearest = nearest_names(&group.pattern, names);
                 let (expected, pattern) = ("a parameter".to_string(), group.pattern.clone());
                 self.fault(&key, FaultKind::NoLayer { expected, pattern, nearest });
             }
@@ -235,13 +236,16 @@ impl Check<'_> {
     }
 
     fn no_layer<'b>(&mut self, key: &str, pattern: &str, among: impl Iterator<Item = &'b LayerShape>) {
-        let nearest = nearest_of(&literal(pattern), among.map(|layer| layer.path.clone()), 3);
+        let nearest = nearest_names(pattern, among.map(|layer| layer.path.clone()));
         let (expected, pattern) = ("a layer that can be pruned".to_string(), pattern.to_string());
         self.fault(key, FaultKind::NoLayer { expected, pattern, nearest });
     }
 }
 
-/// A pattern without its wildcards, to measure how close names are to it.
-fn literal(pattern: &str) -> String {
-    pattern.chars().filter(|c| !"*?[]{}!,".contains(*c)).collect()
+/// The three names closest to a pattern without its wildcards. Of names that differ in numbers alone, the first.
+fn nearest_names(pattern: &str, names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let distinct: Vec<String> = names.filter(|name| seen.insert(template(name).0)).collect();
+    let literal: String = pattern.chars().filter(|c| !"*?[]{}!,".contains(*c)).collect();
+    nearest_of(&literal, distinct, 3)
 }

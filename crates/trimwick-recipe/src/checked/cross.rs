@@ -158,17 +158,18 @@ impl Sections<'_> {
                 "train.warmup",
                 expected,
                 warmup.to_string(),
-                "lower it, or write a share such as 0.05",
+                "lower it, or write a fraction such as 0.05",
             );
         }
     }
 
     fn check_prune(&self, report: &Report<'_>) {
         let Slot::Given(prune) = &self.prune else { return };
-        let (refresh_every, span, within) = match prune.schedule {
+        let refresh_every = match prune.schedule {
             PruneSchedule::OneShot => return,
-            PruneSchedule::Gradual { refresh_every, ramp } => (refresh_every, ramp, "the ramp of "),
-            PruneSchedule::Refreshed { refresh_every, .. } => (refresh_every, 1.0, "the "),
+            PruneSchedule::Gradual { refresh_every, .. } | PruneSchedule::Refreshed { refresh_every, .. } => {
+                refresh_every
+            }
         };
         if self.train == Slot::Absent {
             let found = format!("{:?} without it", prune.schedule.name());
@@ -176,9 +177,9 @@ impl Sections<'_> {
             report.conflict("prune.schedule", "a section [train] to prune during", found, advice);
         }
         let (Slot::Given(train), Some(data)) = (&self.train, self.data) else { return };
-        let steps = (span * train.steps(data.context) as f64) as u64;
-        if refresh_every > steps {
-            let expected = format!("at most {within}{steps} steps");
+        let end = prune.schedule.end(train.steps(data.context));
+        if refresh_every > end {
+            let expected = format!("at most {end}, the steps before the mask is final");
             report.conflict(
                 "prune.refresh_every",
                 expected,

@@ -7,7 +7,7 @@ use crate::resolve::Writer;
 
 static DTYPE: Key<Choice<ExportDtype>> = Key::default(
     "dtype",
-    Choice(&[("bf16", ExportDtype::Bf16), ("f16", ExportDtype::F16), ("f32", ExportDtype::F32)]),
+    Choice(&[("bf16", ExportDtype::BF16), ("f16", ExportDtype::F16), ("f32", ExportDtype::F32)]),
     "\"bf16\"",
     "The type of the written weights. They are trained in f32.",
 )
@@ -25,10 +25,10 @@ pub struct ExportSpec {
 
 /// The type of the written weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum ExportDtype {
     /// bfloat16.
-    Bf16,
+    BF16,
     /// IEEE half precision.
     F16,
     /// IEEE single precision: the weights as they were trained.
@@ -39,7 +39,7 @@ impl ExportDtype {
     /// The type as the recipe writes it.
     pub fn name(self) -> &'static str {
         match self {
-            ExportDtype::Bf16 => "bf16",
+            ExportDtype::BF16 => "bf16",
             ExportDtype::F16 => "f16",
             ExportDtype::F32 => "f32",
         }

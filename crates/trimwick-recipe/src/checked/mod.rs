@@ -5,11 +5,14 @@
 
 pub(crate) mod calibration;
 pub(crate) mod compare;
+pub(crate) mod config;
 pub(crate) mod cross;
 pub(crate) mod data;
 pub(crate) mod distill;
 pub(crate) mod export;
+pub(crate) mod groups;
 pub(crate) mod model;
+pub(crate) mod pattern;
 pub(crate) mod pretrain;
 pub(crate) mod prune;
 pub(crate) mod train;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::config;
 use super::pretrain::{self, PretrainSpec};
 use crate::error::{FaultKind, Hint};
 use crate::raw::{Key, Section, SectionSpec, Slot, Sub, Text, nearest};
@@ -29,7 +30,7 @@ static REVISION: Key<Text> = Key::optional(
 );
 static CONFIG: Key<Sub> = Key::optional(
     "config",
-    Sub(&pretrain::CONFIG_SPEC),
+    Sub(&config::SPEC),
     "[model.config]",
     "source is given",
     "Start from random weights of this shape instead: the keys of a Hugging Face config.json.",
@@ -125,36 +126,36 @@ pub(crate) fn read(section: Section<'_>) -> Option<ModelSpec> {
     let source = section.maybe(&SOURCE);
     let config = section.sub(&CONFIG);
     let tokenizer = section.sub(&TOKENIZER);
+    let revision = section.maybe(&REVISION);
     let spec = match (source, config) {
-        (source, config) if source.present() && config.present() => {
-            section.maybe(&REVISION);
-            let advice = "keep source to start from its weights, or [model.config] to start from random ones";
-            section.conflict(&CONFIG, "either model.source or [model.config]", "both", advice);
-            None
-        }
-        (Slot::Absent, Slot::Given(config)) => {
-            section.unused(&REVISION, "random weights have no revision", "remove it");
-            pretrain::read(config, &section, &TOKENIZER, tokenizer).map(ModelSpec::Pretrain)
-        }
         (Slot::Absent, Slot::Absent) => {
-            section.maybe(&REVISION);
             section.missing(&SOURCE, SOURCE.rule.what.to_string());
             None
         }
-        (source, _) => {
-            section.unused(
-                &TOKENIZER,
-                "a trained model brings its tokenizer",
-                "remove it, or give [model.config] instead of source",
-            );
-            source.given().and_then(|source| read_source(&section, &source)).map(ModelSpec::Source)
+        (Slot::Absent, config) => {
+            section.unused(&REVISION, "random weights have no revision", "remove it");
+            let config = config.given();
+            config
+                .and_then(|config| pretrain::read(config, &section, &TOKENIZER, tokenizer))
+                .map(ModelSpec::Pretrain)
+        }
+        (source, Slot::Absent) => {
+            let advice = "remove it, or give [model.config] instead of source";
+            section.unused(&TOKENIZER, "a trained model brings its tokenizer", advice);
+            let source = source.given();
+            source.and_then(|source| read_source(&section, &source, revision)).map(ModelSpec::Source)
+        }
+        _ => {
+            let advice = "keep source to start from its weights, or [model.config] to start from random ones";
+            section.conflict(&CONFIG, "either model.source or [model.config]", "both", advice);
+            None
         }
     };
     section.finish();
     spec
 }
 
-fn read_source(section: &Section<'_>, source: &str) -> Option<ModelSource> {
+fn read_source(section: &Section<'_>, source: &str, revision: Slot<String>) -> Option<ModelSource> {
     let no_revision = |what: &str| {
         section.unused(&REVISION, format!("{what} has no revisions"), "remove it, or give a hub id ORG/NAME");
     };
@@ -163,7 +164,6 @@ fn read_source(section: &Section<'_>, source: &str) -> Option<ModelSource> {
         return builtin(section, &SOURCE, name, BUILTIN_MODELS).map(ModelSource::Builtin);
     }
     let refuse = |advice: &str| {
-        section.maybe(&REVISION);
         let (expected, found) = (SOURCE.rule.what, format!("\"{}\"", crate::error::Plain(source)));
         section.conflict(&SOURCE, expected, found, advice);
         None
@@ -186,7 +186,6 @@ fn read_source(section: &Section<'_>, source: &str) -> Option<ModelSource> {
         no_revision("a folder");
         return Some(ModelSource::Folder(PathBuf::from(path)));
     }
-    let revision = section.maybe(&REVISION);
     if !revision.present() && std::path::Path::new(source).is_dir() {
         return Some(ModelSource::Folder(PathBuf::from(source)));
     }
@@ -201,7 +200,7 @@ pub(crate) fn builtin<R>(section: &Section<'_>, key: &Key<R>, name: &str, known:
     let all: Vec<String> = known.iter().map(|name| format!("builtin:{name}")).collect();
     let hint = match nearest(name, known.iter().copied()) {
         Some(near) => Hint::DidYouMean(format!("builtin:{near}")),
-        None => Hint::Known(all.clone()),
+        None => Hint::Instead("write one of them".to_string()),
     };
     let found = format!("the string \"builtin:{}\"", crate::error::Plain(name));
     section.fault(key, FaultKind::UnknownWord { expected: all.join(" or "), found, hint });

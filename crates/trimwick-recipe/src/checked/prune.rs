@@ -1,55 +1,13 @@
 //! `[prune]`: which weights go, how they are chosen, and when.
 
-use std::fmt;
-
 use serde::Serialize;
 
-use crate::raw::{At, Choice, Count, Globs, Key, Number, Raw, Rule, Section, SectionSpec, Slot, text_of};
+use super::pattern::{Pattern, PatternRule, Written};
+use crate::raw::{Choice, Count, Globs, Key, Number, Rule, Section, SectionSpec, Slot};
 use crate::resolve::Writer;
 
-/// The largest group of an N:M pattern.
-const LARGEST_GROUP: usize = 1024;
 /// Columns that SparseGPT updates at once where the recipe does not say.
 const BLOCK: usize = 128;
-
-/// The pattern as it is written, before `sparsity` completes it.
-#[derive(Debug, Clone, Copy)]
-enum Written {
-    Groups { n: usize, m: usize },
-    Unstructured,
-}
-
-#[derive(Debug)]
-struct PatternRule;
-
-impl Rule for PatternRule {
-    type Value = Written;
-
-    fn expected(&self) -> String {
-        format!("\"N:M\" with 1 \u{2264} N < M \u{2264} {LARGEST_GROUP}, or \"unstructured\"")
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Written> {
-        let Some(text) = text_of(raw) else {
-            at.wrong_type(raw, self.expected());
-            return None;
-        };
-        if text == "unstructured" {
-            return Some(Written::Unstructured);
-        }
-        let number = |digits: &str| {
-            digits.parse::<usize>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
-        };
-        let groups = text.split_once(':').and_then(|(n, m)| Some((number(n)?, number(m)?)));
-        match groups {
-            Some((n, m)) if 1 <= n && n < m && m <= LARGEST_GROUP => Some(Written::Groups { n, m }),
-            _ => {
-                at.bad_value(raw, self.expected());
-                None
-            }
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Method {
@@ -78,10 +36,11 @@ static SPARSITY: Key<Number> = Key::optional(
     "the pattern says it",
     "The share of weights that go. Only with pattern \"unstructured\", and needed there.",
 );
-static METHOD: Key<Choice<Method>> = Key::default(
+static METHOD: Key<Choice<Method>> = Key::optional(
     "method",
     Choice(&[("magnitude", Method::Magnitude), ("wanda", Method::Wanda), ("sparsegpt", Method::SparseGpt)]),
     "\"sparsegpt\"",
+    "\"sparsegpt\"; \"magnitude\" with schedule \"gradual\", which takes no other",
     "How weights are chosen: by size; by size times input norm; by the error they cause, which the others take up.",
 );
 static LAYERS: Key<Globs> = Key::default(
@@ -125,11 +84,11 @@ static REFRESH_EVERY: Key<Count> = Key::default(
     "10",
     "Steps between two choices of the mask. Only with schedules \"gradual\" and \"refreshed\".",
 );
-static RAMP: Key<Number> = Key::default(
-    "ramp",
+static UNTIL: Key<Number> = Key::default(
+    "until",
     Number::above(0.0).up_to(1.0),
     "0.5",
-    "The share of training after which the whole pattern holds. Only with schedule \"gradual\".",
+    "The share of the training steps after which the mask is final. Only with schedules \"gradual\" and \"refreshed\".",
 );
 static DECAY: Key<Number> = Key::default(
     "decay",
@@ -151,7 +110,7 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &COLUMNS,
         &SCHEDULE,
         &REFRESH_EVERY,
-        &RAMP,
+        &UNTIL,
         &DECAY,
     ],
     foreign: &[],
@@ -170,43 +129,6 @@ pub struct PruneSpec {
     pub exclude: Vec<String>,
     /// When the mask is chosen.
     pub schedule: PruneSchedule,
-}
-
-/// Which weights of a layer may stay.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pattern {
-    /// `n` of every `m` consecutive inputs of an output stay; 1 ≤ n < m ≤ 1024.
-    Groups {
-        /// Weights that stay in a group.
-        n: usize,
-        /// Weights in a group.
-        m: usize,
-    },
-    /// Any weights; `sparsity`, in (0, 1), is the share that goes.
-    Unstructured {
-        /// The share of weights that go.
-        sparsity: f64,
-    },
-}
-
-impl Pattern {
-    /// The share of weights that go, in (0, 1).
-    pub fn sparsity(self) -> f64 {
-        match self {
-            Pattern::Groups { n, m } => 1.0 - n as f64 / m as f64,
-            Pattern::Unstructured { sparsity } => sparsity,
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Pattern::Groups { n, m } => write!(f, "{n}:{m}"),
-            Pattern::Unstructured { sparsity } => write!(f, "unstructured {}%", sparsity * 100.0),
-        }
-    }
 }
 
 /// How the weights that go are chosen.
@@ -248,23 +170,35 @@ impl PruneMethod {
 pub enum PruneSchedule {
     /// Once, before training.
     OneShot,
-    /// Again and again while the sparsity climbs.
+    /// Again and again by magnitude, while the sparsity climbs from 0.
     Gradual {
         /// Steps between two choices, at least 1.
         refresh_every: u64,
-        /// The share of the training steps after which the whole pattern holds, in (0, 1].
-        ramp: f64,
+        /// The share of the training steps after which the whole pattern holds and the mask is final, in (0, 1].
+        until: f64,
     },
-    /// Again and again at full sparsity, with gradients for masked weights (SR-STE, arXiv 2102.04010).
+    /// Before training, then again and again by magnitude at full sparsity, with gradients for masked weights (SR-STE, arXiv 2102.04010).
     Refreshed {
         /// Steps between two choices, at least 1.
         refresh_every: u64,
+        /// The share of the training steps after which the mask is final, in (0, 1].
+        until: f64,
         /// λ, the pull of masked weights towards zero, in [0, 1].
         decay: f64,
     },
 }
 
 impl PruneSchedule {
+    /// The step from which the mask is final, of `steps` training steps: 0 for one-shot, else at least 1.
+    pub fn end(self, steps: u64) -> u64 {
+        match self {
+            PruneSchedule::OneShot => 0,
+            PruneSchedule::Gradual { until, .. } | PruneSchedule::Refreshed { until, .. } => {
+                ((until * steps as f64).ceil() as u64).clamp(1, steps.max(1))
+            }
+        }
+    }
+
     /// The schedule as the key `schedule` writes it.
     pub fn name(self) -> &'static str {
         match self {
@@ -278,10 +212,10 @@ impl PruneSchedule {
 pub(crate) fn read(section: Section<'_>) -> Option<PruneSpec> {
     let written = section.get(&PATTERN);
     let pattern = read_pattern(&section, written);
-    let method = read_method(&section, written);
+    let schedule = read_schedule(&section);
+    let method = read_method(&section, written, schedule);
     let layers = section.get(&LAYERS);
     let exclude = section.get(&EXCLUDE);
-    let schedule = read_schedule(&section);
     section.finish();
     Some(PruneSpec {
         pattern: pattern?,
@@ -294,10 +228,10 @@ pub(crate) fn read(section: Section<'_>) -> Option<PruneSpec> {
 
 fn read_pattern(section: &Section<'_>, written: Option<Written>) -> Option<Pattern> {
     match written {
-        Some(Written::Groups { n, m }) => {
+        Some(Written::Nm { n, m }) => {
             let why = format!("{n}:{m} already fixes the share of weights that go");
             section.unused(&SPARSITY, why, "remove it, or write pattern = \"unstructured\"");
-            Some(Pattern::Groups { n, m })
+            Some(Pattern::Nm { n, m })
         }
         Some(Written::Unstructured) => match section.maybe(&SPARSITY) {
             Slot::Absent => {
@@ -313,8 +247,21 @@ fn read_pattern(section: &Section<'_>, written: Option<Written>) -> Option<Patte
     }
 }
 
-fn read_method(section: &Section<'_>, written: Option<Written>) -> Option<PruneMethod> {
-    let method = section.get(&METHOD);
+fn read_method(
+    section: &Section<'_>,
+    written: Option<Written>,
+    schedule: Option<PruneSchedule>,
+) -> Option<PruneMethod> {
+    let gradual = matches!(schedule, Some(PruneSchedule::Gradual { .. }));
+    let method = section.maybe(&METHOD);
+    if let Slot::Given(method @ (Method::Wanda | Method::SparseGpt)) = method
+        && gradual
+    {
+        let expected = "\"magnitude\", by which schedule \"gradual\" chooses";
+        let found = if method == Method::Wanda { "\"wanda\"" } else { "\"sparsegpt\"" };
+        section.conflict(&METHOD, expected, found, "change either, or remove this one");
+    }
+    let method = method.or(if gradual { Method::Magnitude } else { Method::SparseGpt });
     if let Some(method @ (Method::Magnitude | Method::Wanda)) = method {
         let name = if method == Method::Magnitude { "magnitude" } else { "wanda" };
         let why = format!("method {name:?} solves nothing");
@@ -325,7 +272,7 @@ fn read_method(section: &Section<'_>, written: Option<Written>) -> Option<PruneM
     }
     let damping = section.get(&DAMPING);
     let group = match written {
-        Some(Written::Groups { m, .. }) => m,
+        Some(Written::Nm { m, .. }) => m,
         _ => 1,
     };
     let block = section.maybe(&COLUMNS).and_then(|block| {
@@ -343,47 +290,38 @@ fn read_method(section: &Section<'_>, written: Option<Written>) -> Option<PruneM
 
 fn read_schedule(section: &Section<'_>) -> Option<PruneSchedule> {
     let schedule = section.get(&SCHEDULE);
-    let unused_ramp = |name: &str| {
-        let why = format!("schedule {name:?} starts at full sparsity");
-        section.unused(&RAMP, why, "remove it, or write schedule = \"gradual\"");
-    };
-    let unused_decay = |name: &str| {
-        let why = format!("schedule {name:?} gives masked weights no gradient");
-        section.unused(&DECAY, why, "remove it, or write schedule = \"refreshed\"");
-    };
-    match schedule {
-        Some(Schedule::OneShot) => {
-            unused_ramp("one-shot");
-            unused_decay("one-shot");
-            let advice = "remove it, or write schedule = \"gradual\" or \"refreshed\"";
-            section.unused(&REFRESH_EVERY, "schedule \"one-shot\" chooses the mask once", advice);
-            Some(PruneSchedule::OneShot)
-        }
-        Some(Schedule::Gradual) => {
-            unused_decay("gradual");
-            let (refresh_every, ramp) = (section.get(&REFRESH_EVERY), section.get(&RAMP));
-            Some(PruneSchedule::Gradual { refresh_every: refresh_every?, ramp: ramp? })
-        }
-        Some(Schedule::Refreshed) => {
-            unused_ramp("refreshed");
-            let (refresh_every, decay) = (section.get(&REFRESH_EVERY), section.get(&DECAY));
-            Some(PruneSchedule::Refreshed { refresh_every: refresh_every?, decay: decay? })
-        }
-        None => {
-            // Still read, so that their own faults are reported too.
-            section.get(&REFRESH_EVERY);
-            section.get(&RAMP);
-            section.get(&DECAY);
-            None
-        }
+    if let Some(Schedule::OneShot) = schedule {
+        let why = "schedule \"one-shot\" chooses the mask once";
+        let advice = "remove it, or write schedule = \"gradual\" or \"refreshed\"";
+        section.unused(&REFRESH_EVERY, why, advice);
+        section.unused(&UNTIL, why, advice);
+        unused_decay(section, "one-shot");
+        return Some(PruneSchedule::OneShot);
     }
+    let refresh_every = section.get(&REFRESH_EVERY);
+    let until = section.get(&UNTIL);
+    if let Some(Schedule::Gradual) = schedule {
+        unused_decay(section, "gradual");
+        return Some(PruneSchedule::Gradual { refresh_every: refresh_every?, until: until? });
+    }
+    let decay = section.get(&DECAY);
+    schedule.and(Some(PruneSchedule::Refreshed {
+        refresh_every: refresh_every?,
+        until: until?,
+        decay: decay?,
+    }))
+}
+
+fn unused_decay(section: &Section<'_>, schedule: &str) {
+    let why = format!("schedule {schedule:?} gives masked weights no gradient");
+    section.unused(&DECAY, why, "remove it, or write schedule = \"refreshed\"");
 }
 
 impl PruneSpec {
     pub(crate) fn write(&self, out: &mut Writer) {
         out.section("prune");
         match self.pattern {
-            Pattern::Groups { .. } => out.put(&PATTERN, self.pattern.to_string()),
+            Pattern::Nm { .. } => out.put(&PATTERN, self.pattern.to_string()),
             Pattern::Unstructured { sparsity } => {
                 out.put(&PATTERN, "unstructured");
                 out.put(&SPARSITY, sparsity);
@@ -399,12 +337,13 @@ impl PruneSpec {
         out.put(&SCHEDULE, self.schedule.name());
         match self.schedule {
             PruneSchedule::OneShot => {}
-            PruneSchedule::Gradual { refresh_every, ramp } => {
+            PruneSchedule::Gradual { refresh_every, until } => {
                 out.put(&REFRESH_EVERY, refresh_every);
-                out.put(&RAMP, ramp);
+                out.put(&UNTIL, until);
             }
-            PruneSchedule::Refreshed { refresh_every, decay } => {
+            PruneSchedule::Refreshed { refresh_every, until, decay } => {
                 out.put(&REFRESH_EVERY, refresh_every);
+                out.put(&UNTIL, until);
                 out.put(&DECAY, decay);
             }
         }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::raw::{At, Choice, Count, Globs, Key, Number, Raw, Rule, Section, SectionSpec, Slot, Subs, Value};
+use super::groups::{self, ParameterGroup};
+use crate::raw::{At, Choice, Count, Key, Number, Raw, Rule, Section, SectionSpec, Slot, Subs, Value};
 use crate::resolve::{ToToml, Writer};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,7 +13,7 @@ enum Shape {
     Constant,
 }
 
-/// A share of the steps, written with a point, or a number of steps, written without.
+/// A fraction of the steps, written with a point, or a number of steps, written without.
 #[derive(Debug)]
 struct WarmupRule;
 
@@ -20,13 +21,15 @@ impl Rule for WarmupRule {
     type Value = Warmup;
 
     fn expected(&self) -> String {
-        "a share of the steps from 0.0 and below 1.0, or a whole number of steps".to_string()
+        "a fraction of the steps, from 0.0 and below 1.0, or a whole number of steps".to_string()
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Warmup> {
         match raw.value {
             Value::Whole(steps) if steps >= 0 => return Some(Warmup::Steps(steps.unsigned_abs())),
-            Value::Real(share) if (0.0..1.0).contains(&share) => return Some(Warmup::Share(share + 0.0)),
+            Value::Real(fraction) if (0.0..1.0).contains(&fraction) => {
+                return Some(Warmup::Fraction(fraction + 0.0));
+            }
             Value::Whole(_) | Value::Huge(_) | Value::Real(_) => at.bad_value(raw, self.expected()),
             _ => at.wrong_type(raw, self.expected()),
         }
@@ -71,7 +74,7 @@ static WARMUP: Key<WarmupRule> = Key::default(
     "warmup",
     WarmupRule,
     "0.05",
-    "The learning rate climbs from 0 over this share (0.05) or number (10) of the steps.",
+    "The learning rate climbs from 0 over this fraction (0.05) or number (10) of the steps.",
 )
 .known_as(&["warmup_steps", "warmup_ratio", "num_warmup_steps"]);
 static SCHEDULE: Key<Choice<Shape>> = Key::default(
@@ -94,9 +97,13 @@ static CLIP: Key<Number> = Key::default(
     "The gradient is scaled down to this global norm; 0 never does.",
 )
 .known_as(&["grad_clip", "clip_norm", "max_grad_norm", "max_norm"]);
-static WEIGHT_DECAY: Key<Number> =
-    Key::default("weight_decay", Number::from(0.0).up_to(1.0), "0.0", "AdamW's decoupled decay.")
-        .known_as(&["wd"]);
+static WEIGHT_DECAY: Key<Number> = Key::default(
+    "weight_decay",
+    Number::from(0.0).up_to(1.0),
+    "0.0",
+    "AdamW's decoupled decay of weights with two or more axes.",
+)
+.known_as(&["wd"]);
 static BETA1: Key<Number> =
     Key::default("beta1", Number::from(0.0).below(1.0), "0.9", "AdamW's memory of the gradient.")
         .known_as(&["betas", "adam_beta1"]);
@@ -123,7 +130,7 @@ static ORDER_SEED: Key<Count> = Key::optional(
 .known_as(&["seed", "data_seed", "shuffle_seed"]);
 static GROUPS: Key<Subs> = Key::optional(
     "groups",
-    Subs(&GROUP_SPEC),
+    Subs(&groups::SPEC),
     "[[train.groups]]",
     "every parameter trains alike",
     "Parameters that train differently; of several groups that match, the last one holds.",
@@ -157,48 +164,6 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
     ],
 };
 
-static PATTERN: Key<GroupPattern> = Key::required(
-    "pattern",
-    GroupPattern,
-    "\"*norm*\"",
-    "A glob pattern over parameter names: a layer's path and .weight or .bias.",
-);
-static LR_SCALE: Key<Number> = Key::default(
-    "lr_scale",
-    Number::from(0.0).up_to(1000.0),
-    "1.0",
-    "Their learning rate as a multiple of lr.",
-);
-static GROUP_DECAY: Key<Number> = Key::optional(
-    "weight_decay",
-    Number::from(0.0).up_to(1.0),
-    "0.0",
-    "train.weight_decay",
-    "Their weight decay.",
-);
-
-/// The declaration of `[[train.groups]]`.
-pub(crate) static GROUP_SPEC: SectionSpec = SectionSpec {
-    keys: &[&PATTERN, &LR_SCALE, &GROUP_DECAY],
-    foreign: &[("lr", "give lr_scale, a multiple of train.lr")],
-};
-
-/// A single glob pattern.
-#[derive(Debug)]
-struct GroupPattern;
-
-impl Rule for GroupPattern {
-    type Value = String;
-
-    fn expected(&self) -> String {
-        "a glob pattern over parameter names".to_string()
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<String> {
-        Globs::one(raw, at)
-    }
-}
-
 /// How the model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainSpec {
@@ -216,7 +181,7 @@ pub struct TrainSpec {
     pub schedule: LrSchedule,
     /// The largest global norm of the gradient, above 0; no clipping where there is none.
     pub clip: Option<f64>,
-    /// AdamW's decoupled decay, in [0, 1].
+    /// AdamW's decoupled decay of weights with two or more axes, in [0, 1].
     pub weight_decay: f64,
     /// AdamW's first beta, in [0, 1).
     pub beta1: f64,
@@ -246,8 +211,8 @@ pub enum TrainLength {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Warmup {
-    /// A share of all steps, in [0, 1).
-    Share(f64),
+    /// A fraction of all steps, in [0, 1).
+    Fraction(f64),
     /// So many steps, fewer than there are.
     Steps(u64),
 }
@@ -270,17 +235,6 @@ pub enum LrSchedule {
     Constant,
 }
 
-/// Parameters that train differently.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ParameterGroup {
-    /// A glob pattern over parameter names: a layer's path and `.weight` or `.bias`.
-    pub pattern: String,
-    /// Their learning rate as a multiple of the others', in [0, 1000].
-    pub lr_scale: f64,
-    /// Their weight decay, in [0, 1].
-    pub weight_decay: f64,
-}
-
 impl TrainSpec {
     /// Tokens in one step: batch × accumulate × context.
     pub fn tokens_per_step(&self, context: usize) -> u64 {
@@ -296,11 +250,14 @@ impl TrainSpec {
         }
     }
 
-    /// Steps over which the learning rate climbs, fewer than [`TrainSpec::steps`]. A share is rounded down.
+    /// Steps over which the learning rate climbs, fewer than [`TrainSpec::steps`]. A fraction is rounded up, but never to all of them.
     pub fn warmup_steps(&self, context: usize) -> u64 {
         match self.warmup {
             Warmup::Steps(steps) => steps,
-            Warmup::Share(share) => (share * self.steps(context) as f64) as u64,
+            Warmup::Fraction(fraction) => {
+                let steps = self.steps(context);
+                ((fraction * steps as f64).ceil() as u64).min(steps - 1)
+            }
         }
     }
 
@@ -329,10 +286,7 @@ impl TrainSpec {
         out.put(&SAVE_EVERY, self.save_every);
         out.put(&ORDER_SEED, self.order_seed);
         for group in &self.groups {
-            out.element("train.groups");
-            out.put(&PATTERN, &group.pattern);
-            out.put(&LR_SCALE, group.lr_scale);
-            out.put(&GROUP_DECAY, group.weight_decay);
+            group.write(out);
         }
     }
 }
@@ -340,7 +294,7 @@ impl TrainSpec {
 impl ToToml for Warmup {
     fn to_toml(&self) -> String {
         match self {
-            Warmup::Share(share) => share.to_toml(),
+            Warmup::Fraction(fraction) => fraction.to_toml(),
             Warmup::Steps(steps) => steps.to_toml(),
         }
     }
@@ -361,7 +315,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
     let save_every = section.get(&SAVE_EVERY);
     let order_seed = section.maybe(&ORDER_SEED);
     let groups = section.subs(&GROUPS).and_then(|groups| {
-        let groups: Vec<_> = groups.into_iter().map(|group| read_group(group, weight_decay)).collect();
+        let groups: Vec<_> = groups.into_iter().map(groups::read).collect();
         groups.into_iter().collect()
     });
     section.finish();
@@ -425,19 +379,4 @@ fn read_schedule(section: &Section<'_>, lr: Option<f64>) -> Option<LrSchedule> {
         Shape::Linear => Some(LrSchedule::Linear { min_lr: min_lr? }),
         _ => Some(LrSchedule::Cosine { min_lr: min_lr? }),
     }
-}
-
-fn read_group(section: Section<'_>, weight_decay: Option<f64>) -> Option<ParameterGroup> {
-    let pattern = section.get(&PATTERN);
-    let lr_scale = section.get(&LR_SCALE);
-    let decay = section.maybe(&GROUP_DECAY);
-    if !section.has(&LR_SCALE) && !section.has(&GROUP_DECAY) {
-        section.missing(&LR_SCALE, "lr_scale or weight_decay, what differs in this group".to_string());
-    }
-    section.finish();
-    Some(ParameterGroup {
-        pattern: pattern?,
-        lr_scale: lr_scale?,
-        weight_decay: decay.sound()?.or(weight_decay)?,
-    })
 }

@@ -309,7 +309,7 @@ impl<T: Copy> Choice<T> {
         let words = self.0.iter().map(|(word, _)| *word);
         let hint = match nearest(text, words.clone()) {
             Some(word) => Hint::DidYouMean(word.to_string()),
-            None => Hint::Known(words.map(str::to_string).collect()),
+            None => Hint::Instead("write one of them".to_string()),
         };
         at.report(raw, FaultKind::UnknownWord { expected: self.expected(), found: raw.found(), hint });
         None

@@ -292,8 +292,9 @@ impl<'a> Section<'a> {
 
 /// The key as a line that would be accepted.
 fn line<R>(key: &Key<R>) -> String {
-    // The example of a section is its header.
-    if key.example.starts_with('[') && key.example.ends_with(']') && !key.example.contains('"') {
+    // The example of a section is its header, alone or with a key. A list opens with a quote, or is empty.
+    let header = |c: char| c == '[' || c.is_ascii_alphabetic();
+    if key.example.strip_prefix('[').is_some_and(|rest| rest.starts_with(header)) {
         return key.example.to_string();
     }
     format!("{} = {}", key.name, key.example)

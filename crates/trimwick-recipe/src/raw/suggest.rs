@@ -1,7 +1,8 @@
 //! Did you mean: the known word closest to one that is not known.
 
-/// The candidate closest to `word`, if it is close: at most a third of the letters differ, or one contains the other.
-/// Case and `-` for `_` do not count. Among equals the first wins.
+/// The candidate closest to `word`, if it is close: at most a third of the letters differ, one contains the other, or
+/// they have a part between underscores in common, give or take a letter. Case and `-` for `_` do not count. Among
+/// equals the first wins.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = folded(word);
     let longest = word.chars().count();
@@ -10,18 +11,27 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         let other = folded(candidate);
         let allowed = longest.max(other.chars().count()).div_ceil(3).min(longest.saturating_sub(1));
         let mut distance = strsim::damerau_levenshtein(&word, &other);
-        let contained = longest.min(other.len()) >= 3 && (other.contains(&word) || word.contains(&other));
-        if distance > allowed && contained {
+        if distance > allowed {
+            if !related(&word, &other) {
+                continue;
+            }
             // Farther than any word with letters exchanged, nearer than none.
             distance = allowed + 1;
-        } else if distance > allowed {
-            continue;
         }
         if best.is_none_or(|(least, _)| distance < least) {
             best = Some((distance, candidate));
         }
     }
     best.map(|(_, candidate)| candidate)
+}
+
+fn related(a: &str, b: &str) -> bool {
+    let contained = a.len().min(b.len()) >= 3 && (a.contains(b) || b.contains(a));
+    let part = |whole: &str, word: &str| {
+        let close = |part: &str| part.len() >= 4 && strsim::damerau_levenshtein(part, word) <= 1;
+        word.len() >= 4 && whole.split('_').any(close)
+    };
+    contained || part(a, b) || part(b, a)
 }
 
 /// The `count` candidates most like `word`, best first, however far they are.
@@ -59,6 +69,7 @@ mod tests {
             ("gradient_accumulate", Some("accumulate")),
             ("decay", Some("weight_decay")),
             ("save", Some("save_every")),
+            ("wieght", Some("weight_decay")),
             ("xy", None),
             ("z", None),
             ("temperature", None),

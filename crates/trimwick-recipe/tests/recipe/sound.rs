@@ -1,0 +1,232 @@
+//! Sound recipes: defaults, what is resolved, and that reading it again gives the same.
+
+use std::path::PathBuf;
+
+use trimwick_recipe::{
+    Arm, LrSchedule, ModelSource, ModelSpec, Pattern, PruneMethod, PruneSchedule, Recipe, TextFormat,
+    TextSource, TrainLength, Warmup,
+};
+
+pub const SHORT: &str = r#"
+[model]
+source = "builtin:tiny-llama"
+[data]
+train = "builtin:sotu-train"
+eval = "builtin:sotu-eval"
+[prune]
+pattern = "2:4"
+[train]
+tokens = 81920
+lr = 1e-4
+"#;
+
+fn parse(text: &str, overrides: &[&str]) -> Recipe {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    match Recipe::parse(text, "configs/short one.toml", &overrides) {
+        Ok(recipe) => recipe,
+        Err(faults) => panic!("{faults}"),
+    }
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let recipe = parse(SHORT, &[]);
+    assert_eq!(recipe.name, "short-one");
+    assert_eq!(recipe.out, PathBuf::from("runs/short-one"));
+    assert_eq!(recipe.seed, 42);
+    assert_eq!(recipe.model, ModelSpec::Source(ModelSource::Builtin("tiny-llama".into())));
+    assert_eq!((recipe.data.context, recipe.data.eval_tokens), (512, None));
+    let calibration = recipe.calibration.as_ref().unwrap();
+    assert_eq!((calibration.windows, calibration.seed), (32, 42));
+    let prune = recipe.prune.as_ref().unwrap();
+    assert_eq!(prune.pattern, Pattern::Nm { n: 2, m: 4 });
+    assert_eq!(prune.method, PruneMethod::SparseGpt { damping: 0.01, block: 128 });
+    assert_eq!(prune.schedule, PruneSchedule::OneShot);
+    assert_eq!((prune.layers.as_slice(), prune.exclude.len()), (&["model.layers.*".to_string()][..], 0));
+    let train = recipe.train.as_ref().unwrap();
+    assert_eq!(train.length, TrainLength::Tokens(81920));
+    assert_eq!((train.batch, train.accumulate, train.save_every, train.order_seed), (4, 1, 100, 42));
+    assert_eq!((train.warmup, train.clip), (Warmup::Fraction(0.05), Some(1.0)));
+    assert_eq!(train.schedule, LrSchedule::Cosine { min_lr: 0.0 });
+    assert_eq!((train.steps(512), train.warmup_steps(512), train.tokens_per_step(512)), (40, 2, 2048));
+    assert_eq!(recipe.distill, None);
+    assert_eq!(recipe.compare.arms, [Arm::DenseTuned, Arm::PrunedMagnitude]);
+    assert_eq!(recipe.export.dtype.name(), "bf16");
+}
+
+#[test]
+fn the_resolved_text_is_stable() {
+    let expected = r#"name = "short-one"
+out = "runs/short-one"
+seed = 42
+
+[model]
+source = "builtin:tiny-llama"
+
+[data]
+train = "builtin:sotu-train"
+eval = "builtin:sotu-eval"
+context = 512
+eval_tokens = 0
+
+[calibration]
+windows = 32
+seed = 42
+
+[prune]
+pattern = "2:4"
+method = "sparsegpt"
+layers = ["model.layers.*"]
+exclude = []
+damping = 0.01
+block = 128
+schedule = "one-shot"
+
+[train]
+tokens = 81920
+batch = 4
+accumulate = 1
+lr = 0.0001
+warmup = 0.05
+schedule = "cosine"
+min_lr = 0.0
+clip = 1.0
+weight_decay = 0.0
+beta1 = 0.9
+beta2 = 0.999
+eps = 1e-8
+save_every = 100
+order_seed = 42
+
+[compare]
+arms = ["dense_tuned", "pruned_magnitude"]
+
+[export]
+dtype = "bf16"
+"#;
+    assert_eq!(parse(SHORT, &[]).resolve(), expected);
+}
+
+#[test]
+fn the_fingerprint_is_of_the_work_and_not_of_its_place() {
+    let recipe = parse(SHORT, &[]);
+    let print = recipe.fingerprint();
+    assert_eq!(print.len(), 64);
+    assert!(print.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    assert_eq!(parse(SHORT, &["name=other", "out=/tmp/x"]).fingerprint(), print);
+    assert_eq!(parse(SHORT, &["train.beta1=0.9"]).fingerprint(), print, "a default that is written out");
+    for change in [
+        "seed=1",
+        "train.lr=2e-4",
+        "data.context=256",
+        "distill.weight=0.5",
+        "export.dtype=f32",
+        "compare.arms=[]",
+    ] {
+        assert_ne!(parse(SHORT, &[change]).fingerprint(), print, "{change}");
+    }
+}
+
+#[test]
+fn overrides_change_what_they_name() {
+    let recipe =
+        parse(SHORT, &["train.tokens=", "train.steps=1e3", "model.source=./a/b", "name=7", "train.clip=0"]);
+    let train = recipe.train.unwrap();
+    assert_eq!((train.length, train.clip), (TrainLength::Steps(1000), None));
+    assert_eq!(recipe.model, ModelSpec::Source(ModelSource::Folder("a/b".into())));
+    assert_eq!((recipe.name.as_str(), recipe.out), ("7", PathBuf::from("runs/7")));
+    let recipe = parse(SHORT, &["prune.method=magnitude", "train=", "data.train="]);
+    assert_eq!((recipe.train, recipe.calibration, recipe.data.train), (None, None, None));
+    assert_eq!(recipe.compare.arms, [Arm::PrunedMagnitude]);
+}
+
+#[test]
+fn a_model_is_told_by_its_spelling() {
+    let source = |text: &str, more: &[&str]| {
+        let mut overrides = vec![format!("model.source={text}")];
+        overrides.extend(more.iter().map(ToString::to_string));
+        match Recipe::parse(SHORT, "r.toml", &overrides).unwrap().model {
+            ModelSpec::Source(source) => source,
+            ModelSpec::Pretrain(_) => panic!("not a source"),
+        }
+    };
+    let hub = |id: &str, revision: Option<&str>| ModelSource::Hub {
+        id: id.into(),
+        revision: revision.map(Into::into),
+    };
+    assert_eq!(source("org/Name-1.5", &[]), hub("org/Name-1.5", None));
+    assert_eq!(source("org/name", &["model.revision=123456"]), hub("org/name", Some("123456")));
+    assert_eq!(source("./org/name", &[]), ModelSource::Folder("org/name".into()));
+    assert_eq!(source("/m/x", &[]), ModelSource::Folder("/m/x".into()));
+    assert_eq!(source("x", &[]), ModelSource::Folder("x".into()));
+    assert_eq!(source("a/b/c/", &[]), ModelSource::Folder("a/b/c".into()));
+    assert_eq!(source("a/M.Q4_1.GGUF", &[]), ModelSource::Gguf("a/M.Q4_1.GGUF".into()));
+    assert_eq!(source(".//x/y", &[]).to_string(), ".//x/y");
+}
+
+#[test]
+fn texts_are_told_by_their_spelling() {
+    let text = |value: &str| parse(SHORT, &[&format!("data.eval={value}")]).data.eval;
+    let set = |value: &str| match text(value) {
+        TextSource::Files(set) => set,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(text("builtin:sotu-train"), TextSource::Builtin("sotu-train".into()));
+    assert_eq!(set("a/*.txt").files, ["a/*.txt"]);
+    assert_eq!(set("a/*.txt").separator, "\n\n");
+    assert_eq!(set("a/*.jsonl").format, TextFormat::Jsonl { field: "text".into() });
+    assert_eq!(
+        set("{files=[\"a\"],format=\"jsonl\",field=\"x\",separator=\"\"}").format,
+        TextFormat::Jsonl { field: "x".into() }
+    );
+    assert_eq!(set("{files=\"a\"}").format, TextFormat::Text);
+    assert_eq!(set("{files=[\"a.ndjson\",\"b.jsonl\"]}").format, TextFormat::Jsonl { field: "text".into() });
+}
+
+#[test]
+fn schedules_carry_their_keys() {
+    let schedule = |overrides: &[&str]| parse(SHORT, overrides).prune.unwrap();
+    let gradual = schedule(&["prune.schedule=gradual"]);
+    assert_eq!(gradual.schedule, PruneSchedule::Gradual { refresh_every: 10, until: 0.5 });
+    assert_eq!(gradual.method, PruneMethod::Magnitude, "the only one that schedule takes");
+    assert_eq!(gradual.schedule.end(40), 20);
+    let refreshed =
+        schedule(&["prune.schedule=refreshed", "prune.refresh_every=1", "prune.until=1", "prune.decay=0"]);
+    assert_eq!(refreshed.schedule, PruneSchedule::Refreshed { refresh_every: 1, until: 1.0, decay: 0.0 });
+    let odd = schedule(&["prune.pattern=3:5"]);
+    assert_eq!(odd.method, PruneMethod::SparseGpt { damping: 0.01, block: 125 }, "whole groups in a block");
+    let free = schedule(&["prune.pattern=unstructured", "prune.sparsity=0.7", "prune.method=wanda"]);
+    assert_eq!((free.pattern, free.method), (Pattern::Unstructured { sparsity: 0.7 }, PruneMethod::Wanda));
+    let constant = parse(SHORT, &["train.schedule=constant", "train.warmup=0"]).train.unwrap();
+    assert_eq!((constant.schedule, constant.warmup), (LrSchedule::Constant, Warmup::Steps(0)));
+}
+
+#[test]
+fn steps_are_rounded_up_and_warmup_leaves_one() {
+    let train = |overrides: &[&str]| parse(SHORT, overrides).train.unwrap();
+    assert_eq!(train(&["train.tokens=2049"]).steps(512), 2);
+    assert_eq!(train(&["train.tokens=2048"]).steps(512), 1);
+    assert_eq!(train(&["train.tokens=2048", "train.warmup=0.9"]).warmup_steps(512), 0);
+    assert_eq!(train(&["train.warmup=0.01"]).warmup_steps(512), 1);
+}
+
+#[test]
+fn recipes_become_json() {
+    let json =
+        serde_json::to_value(parse(SHORT, &["train.groups=[{pattern=\"*norm*\",lr_scale=0.1}]"])).unwrap();
+    assert_eq!(json["model"]["source"]["builtin"], "tiny-llama");
+    assert_eq!(json["train"]["groups"][0]["lr_scale"], 0.1);
+    assert_eq!(json["compare"]["arms"][0], "dense_tuned");
+    assert!(json.get("places").is_none());
+}
+
+#[test]
+fn the_reference_names_every_section() {
+    let text = trimwick_recipe::reference();
+    for section in
+        ["[model.config]", "[data.train]", "[prune]", "[train.groups]", "[distill]", "[compare]", "[export]"]
+    {
+        assert!(text.contains(&format!("## `{section}`")), "{section}");
+    }
+    assert!(text.contains("| `lr` | a number above 0 up to 1 | required, as `1e-4` |"), "{text}");
+}
