@@ -13,14 +13,17 @@ use crate::recipe::Recipe;
 
 /// What a file or pattern failed at: expected, found, and what to do.
 type Complaint = (String, String, String);
+/// The same for each pattern that matches no file, with its index.
+type Unmatched = Vec<(usize, String, String, String)>;
 
 impl FileSet {
-    /// The files of all patterns: pattern by pattern, sorted by path within one, each file once.
+    /// The files of all patterns: pattern by pattern, sorted by path within one, each file once. [`Recipe::expand`]
+    /// words what is wrong as faults.
     ///
     /// # Errors
     ///
     /// For each pattern that matches no file: its index, what was expected, what was found, and what to do.
-    pub fn expand(&self) -> Result<Vec<PathBuf>, Vec<(usize, String, String, String)>> {
+    pub fn expand(&self) -> Result<Vec<PathBuf>, Unmatched> {
         let mut files: Vec<PathBuf> = Vec::new();
         let mut complaints = Vec::new();
         for (i, pattern) in self.files.iter().enumerate() {

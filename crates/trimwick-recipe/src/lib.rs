@@ -42,6 +42,7 @@ mod recipe;
 mod reference;
 mod resolve;
 mod rules;
+pub mod run;
 mod shapes;
 
 pub use checked::calibration::CalibrationSpec;

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::error::{Fault, FaultKind, Place, Plain};
-use crate::raw::{Raw, Table, Value, nearest, parse_value};
+use crate::raw::{DEEPEST, Raw, Table, Value, nearest, parse_value};
 
 /// Keys of one section that say the same thing in two ways.
 const ALTERNATIVES: &[(&str, [&str; 2])] = &[("train", ["tokens", "steps"]), ("model", ["source", "config"])];
@@ -18,7 +18,7 @@ const ALTERNATIVES: &[(&str, [&str; 2])] = &[("train", ["tokens", "steps"]), ("m
 pub(crate) fn apply(root: &mut Table, overrides: &[String], faults: &mut Vec<Fault>) {
     for text in overrides {
         if let Err(fault) = apply_one(root, text) {
-            faults.push(fault);
+            faults.push(*fault);
         }
     }
     for (section, keys) in ALTERNATIVES {
@@ -34,12 +34,11 @@ pub(crate) fn apply(root: &mut Table, overrides: &[String], faults: &mut Vec<Fau
     }
 }
 
-fn apply_one(root: &mut Table, text: &str) -> Result<(), Fault> {
+fn apply_one(root: &mut Table, text: &str) -> Result<(), Box<Fault>> {
     let place = Place::Override { text: Arc::from(text) };
-    let refuse = |key: &str, expected: &str, found: String, advice: String| Fault {
-        place: place.clone(),
-        key: key.to_string(),
-        kind: FaultKind::Override { expected: expected.to_string(), found, advice },
+    let refuse = |key: &str, expected: &str, found: String, advice: String| {
+        let kind = FaultKind::Override { expected: expected.to_string(), found, advice };
+        Box::new(Fault { place: place.clone(), key: key.to_string(), kind })
     };
     let Some((path, typed)) = text.split_once('=') else {
         let advice = "write for example train.lr=1e-4".to_string();
@@ -50,7 +49,7 @@ fn apply_one(root: &mut Table, text: &str) -> Result<(), Fault> {
     let bare = |segment: &&str| {
         !segment.is_empty() && segment.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
     };
-    if !segments.iter().all(|segment| bare(segment)) {
+    if !segments.iter().all(bare) || segments.len() > DEEPEST {
         let advice = "write for example train.lr=1e-4".to_string();
         return Err(refuse("", "a dotted key before `=`", format!("\"{}\"", Plain(path)), advice));
     }

@@ -23,8 +23,8 @@ use crate::raw::{
 };
 use crate::resolve::Writer;
 
-/// The largest recipe that is read. Recipes are written by hand; this is a thousand times the longest here.
-const LARGEST: u64 = 1 << 20;
+/// The largest recipe that is read, in bytes. Recipes are written by hand; this is a hundred times the longest here.
+const LARGEST: u64 = 1 << 18;
 
 static NAME: Key<Text> = Key::optional(
     "name",

@@ -90,7 +90,7 @@ impl std::fmt::Display for ModelSource {
             ModelSource::Folder(path) | ModelSource::Gguf(path) => {
                 let path = path.to_string_lossy();
                 // Without the dot it would be read as a hub id, or as a model that is compiled in.
-                let prefix = if is_hub_id(&path) || path.starts_with("builtin:") { "./" } else { "" };
+                let prefix = if hub_id(&path).is_some() || path.starts_with("builtin:") { "./" } else { "" };
                 write!(f, "{prefix}{path}")
             }
         }
@@ -99,22 +99,23 @@ impl std::fmt::Display for ModelSource {
 
 fn is_revision(text: &str) -> bool {
     let sound = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-    !text.is_empty()
-        && text.len() <= 128
-        && text.chars().all(sound)
-        && !text.contains("..")
-        && !text.starts_with('/')
+    let parts = text.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+    parts && text.len() <= 128 && text.chars().all(sound) && !text.contains("..")
 }
 
-fn is_hub_id(text: &str) -> bool {
+/// `ORG/NAME` or `ORG/NAME@REVISION` in its two parts, if the text is spelled like one.
+fn hub_id(text: &str) -> Option<(&str, Option<&str>)> {
     let sound = |part: &str| {
         part.len() <= 96
             && part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
             && !part.contains("..")
+            && !part.contains("--")
     };
-    !has_extension(text, &["gguf"])
-        && text.split_once('/').is_some_and(|(org, name)| sound(org) && sound(name))
+    let (id, revision) = text.split_once('@').map_or((text, None), |(id, revision)| (id, Some(revision)));
+    let (org, name) = id.split_once('/')?;
+    let spelled = sound(org) && sound(name) && revision.is_none_or(is_revision);
+    (spelled && !has_extension(text, &["gguf"])).then_some((id, revision))
 }
 
 fn has_extension(text: &str, extensions: &[&str]) -> bool {
@@ -182,14 +183,18 @@ fn read_source(section: &Section<'_>, source: &str, revision: Slot<String>) -> O
         no_revision("a file");
         return Some(ModelSource::Gguf(PathBuf::from(path)));
     }
-    if !is_hub_id(source) {
+    let Some((id, inline)) = hub_id(source) else {
         no_revision("a folder");
         return Some(ModelSource::Folder(PathBuf::from(path)));
+    };
+    if inline.is_some() {
+        section.unused(&REVISION, "the id has a revision after @ already", "keep one of them");
     }
-    if !revision.present() && std::path::Path::new(source).is_dir() {
+    if inline.is_none() && !revision.present() && std::path::Path::new(source).is_dir() {
         return Some(ModelSource::Folder(PathBuf::from(source)));
     }
-    Some(ModelSource::Hub { id: source.to_string(), revision: revision.sound()? })
+    let revision = inline.map(str::to_string).or(revision.sound()?);
+    Some(ModelSource::Hub { id: id.to_string(), revision })
 }
 
 /// The name behind `builtin:`, if it is one of `known`.
@@ -235,10 +240,14 @@ mod tests {
             ("name", false),
             ("a/b/c", false),
             ("a/..b", false),
+            ("a/b--c", false),
+            ("org/name@refs/pr/1", true),
+            ("org/name@../x", false),
+            ("org/name@", false),
             ("data/model.gguf", false),
             ("a/", false),
         ] {
-            assert_eq!(is_hub_id(text), hub, "{text}");
+            assert_eq!(hub_id(text).is_some(), hub, "{text}");
         }
     }
 }

@@ -277,7 +277,7 @@ fn read_method(
     };
     let block = section.maybe(&COLUMNS).and_then(|block| {
         let block = block as usize;
-        if block % group == 0 {
+        if block.is_multiple_of(group) {
             return Some(block);
         }
         let expected = format!("a multiple of {group}, the group of the pattern");

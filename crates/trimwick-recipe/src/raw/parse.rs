@@ -9,52 +9,80 @@ use toml::de::{DeTable, DeValue};
 use super::{Raw, Table, Value};
 use crate::error::{Fault, FaultKind, Place, Plain};
 
+/// Tables and lists inside each other, at most. Recipes need four; every later step may recurse.
+pub(crate) const DEEPEST: usize = 16;
+/// Mistakes in the text that are listed one by one. Beyond, the text is no recipe, and a list as long helps nobody.
+const LISTED: usize = 50;
+
 /// The tree of a whole recipe and what is wrong with its text.
 ///
 /// A file that is not TOML gives no tree: what the parser salvages after a syntax error would only raise further
 /// faults that are not there. Keys given twice do give a tree, of the first ones.
 pub(crate) fn parse_document(text: &str, file: &Arc<str>, faults: &mut Vec<Fault>) -> Option<Table> {
     let lines = Lines::new(text, file);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    let mut broken = false;
-    let mut seen = Vec::new();
-    for error in &errors {
-        let at = error.span().unwrap_or(0..0);
-        // The parser reports some mistakes once more when it leaves the table.
-        if seen.contains(&(at.clone(), error.message())) {
-            continue;
-        }
-        seen.push((at.clone(), error.message()));
-        let fault = if error.message() == "duplicate key" {
-            let key = text.get(at.clone()).unwrap_or_default();
-            Fault {
-                place: lines.place(at.start),
-                key: section_at(text, at.start, key),
-                kind: FaultKind::Duplicate { first: first_line(root.get_ref(), text, &at, &lines) },
-            }
-        } else {
-            broken = true;
-            let found = Plain(error.message()).to_string();
-            let advice = advice(error.message()).to_string();
-            Fault {
-                place: lines.place(at.start),
-                key: String::new(),
-                kind: FaultKind::Syntax { found, advice },
-            }
-        };
-        faults.push(fault);
-    }
-    if broken {
-        faults.retain(|fault| matches!(fault.kind, FaultKind::Syntax { .. }));
+    let syntax = |offset: usize, found: String, advice: &str| Fault {
+        place: lines.place(offset),
+        key: String::new(),
+        kind: FaultKind::Syntax { found, advice: advice.to_string() },
+    };
+    let (root, mut errors) = DeTable::parse_recoverable(text);
+    let start = |error: &toml::de::Error| error.span().unwrap_or(0..0).start;
+    // The parser reports some mistakes once more when it leaves the table.
+    errors.sort_by(|a, b| start(a).cmp(&start(b)).then_with(|| a.message().cmp(b.message())));
+    errors.dedup_by(|a, b| start(a) == start(b) && a.message() == b.message());
+    if let Some(offset) = too_deep(root.get_ref().values(), DEEPEST) {
+        faults.push(syntax(
+            offset,
+            format!("nested more than {DEEPEST} deep"),
+            "no key of a recipe is nested so deep",
+        ));
         return None;
     }
-    Some(table(root.into_inner(), &|at: &Range<usize>| lines.place(at.start)))
+    let duplicate = |error: &toml::de::Error| error.message() == "duplicate key";
+    let broken = !errors.iter().all(duplicate);
+    errors.retain(|error| !broken || !duplicate(error));
+    if let Some(next) = errors.get(LISTED) {
+        let found = format!("{} more mistakes from here on", errors.len() - LISTED);
+        faults.push(syntax(start(next), found, "correct the first ones"));
+        errors.truncate(LISTED);
+    }
+    for error in &errors {
+        let at = error.span().unwrap_or(0..0);
+        if broken {
+            let found = Plain(error.message()).to_string();
+            faults.push(syntax(at.start, found, advice(error.message())));
+            continue;
+        }
+        let key = text.get(at.clone()).unwrap_or_default();
+        faults.push(Fault {
+            place: lines.place(at.start),
+            key: section_at(text, at.start, key),
+            kind: FaultKind::Duplicate { first: first_line(root.get_ref(), text, &at, &lines) },
+        });
+    }
+    (!broken).then(|| table(root.into_inner(), &|at: &Range<usize>| lines.place(at.start)))
 }
 
 /// One value from the command line; `Err` is what the parser says about it.
 pub(crate) fn parse_value(text: &str, place: &Place) -> Result<Value, String> {
     let parsed = DeValue::parse(text).map_err(|error| error.message().to_string())?;
+    if too_deep(std::iter::once(&parsed), DEEPEST).is_some() {
+        return Err(format!("nested more than {DEEPEST} deep"));
+    }
     Ok(value(parsed.into_inner(), &|_: &Range<usize>| place.clone()))
+}
+
+/// The offset of the first value that lies more than `left` deep.
+fn too_deep<'a, 'i: 'a>(
+    mut values: impl Iterator<Item = &'a Spanned<DeValue<'i>>>,
+    left: usize,
+) -> Option<usize> {
+    values.find_map(|item| match item.get_ref() {
+        DeValue::Table(_) | DeValue::Array(_) if left == 0 => Some(item.span().start),
+        DeValue::Table(table) => too_deep(Box::new(table.values()) as Box<dyn Iterator<Item = _>>, left - 1),
+        DeValue::Array(list) => too_deep(Box::new(list.iter()) as Box<dyn Iterator<Item = _>>, left - 1),
+        _ => None,
+    })
 }
 
 fn advice(message: &str) -> &'static str {

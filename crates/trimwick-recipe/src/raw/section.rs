@@ -228,11 +228,18 @@ impl<'a> Section<'a> {
 
     /// Reports the keys that are not declared.
     pub(crate) fn finish(self) {
-        for (name, raw) in &self.table.entries {
-            if self.spec.keys.iter().any(|key| key.name() == name) {
-                continue;
-            }
+        // Beyond these the table is no section of a recipe, and each hint costs a look at every key there is.
+        const LISTED: usize = 20;
+        let known = |name: &str| self.spec.keys.iter().any(|key| key.name() == name);
+        let mut unknown = self.table.entries.iter().filter(|(name, _)| !known(name));
+        for (name, raw) in unknown.by_ref().take(LISTED) {
             let kind = FaultKind::UnknownKey { hint: self.hint(name) };
+            self.sink.push(Fault { place: raw.place.clone(), key: self.full(name), kind });
+        }
+        if let Some((name, raw)) = unknown.next() {
+            let hint =
+                Hint::Instead(format!("and {} more after it; correct the first ones", unknown.count()));
+            let kind = FaultKind::UnknownKey { hint };
             self.sink.push(Fault { place: raw.place.clone(), key: self.full(name), kind });
         }
         // Holds whatever the recipe says, so that any test that parses one finds a key that nothing reads.

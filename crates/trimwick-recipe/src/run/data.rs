@@ -1,0 +1,99 @@
+//! The recipe's texts as windows of token ids.
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Tensor};
+use trimwick_models::{Tokenizer, builtin};
+use trimwick_train::{BoxError, TextFormat, TextSource, Windows};
+
+use super::error::{Result, RunError};
+use crate::{CalibrationSpec, FileSet, Recipe, TextFormat as Format, TextSource as Text};
+
+/// The windows of the training text, if the recipe has one.
+pub(crate) fn training(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Option<Windows>> {
+    let Some(text) = &recipe.data.train else { return Ok(None) };
+    let windows = windows(text, "data.train", tokenizer, vocab, recipe.data.context, None)?;
+    at_least(1, &windows, "data.train")?;
+    Ok(Some(windows))
+}
+
+/// The windows of the held-out text.
+pub(crate) fn held_out(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Windows> {
+    let limit = recipe.data.eval_tokens.map(|n| n as usize);
+    let windows = windows(&recipe.data.eval, "data.eval", tokenizer, vocab, recipe.data.context, limit)?;
+    at_least(1, &windows, "data.eval")?;
+    Ok(windows)
+}
+
+/// Token ids `[1, context]` of the calibration windows: the first of a keyed permutation of the training windows.
+pub(crate) fn calibration(spec: &CalibrationSpec, windows: &Windows) -> Result<Vec<Tensor>> {
+    at_least(spec.windows, windows, "data.train")?;
+    let order = windows.order(spec.seed, 0);
+    (0..spec.windows as u64)
+        .filter_map(|i| windows.window(order.at(i) as usize))
+        .map(|ids| Ok(Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?))
+        .collect()
+}
+
+fn windows(
+    text: &Text,
+    key: &'static str,
+    tokenizer: &Tokenizer,
+    vocab: usize,
+    context: usize,
+    limit: Option<usize>,
+) -> Result<Windows> {
+    let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
+    let ids = source(text, key)?.encode(&encode, vocab, limit)?;
+    Ok(Windows::new(ids, context)?)
+}
+
+fn at_least(expected: usize, windows: &Windows, key: &'static str) -> Result<()> {
+    if windows.len() < expected {
+        let (context, found) = (windows.context(), windows.len());
+        return Err(RunError::TooFewWindows { key, context, expected, found });
+    }
+    Ok(())
+}
+
+fn source(text: &Text, key: &'static str) -> Result<TextSource> {
+    match text {
+        Text::Builtin(name) => {
+            let known = || builtin::TEXTS.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
+            let short = name.strip_prefix("builtin:").unwrap_or(name);
+            let text = builtin::text(short).ok_or_else(|| RunError::UnknownText {
+                key,
+                found: name.clone(),
+                known: known(),
+            })?;
+            Ok(TextSource::memory(name, text, TextFormat::Text))
+        }
+        Text::Files(set) => {
+            let format = match &set.format {
+                Format::Text => TextFormat::Text,
+                Format::Jsonl { field } => TextFormat::Jsonl { field: field.clone() },
+            };
+            Ok(TextSource::files(paths(set, key)?, format).separator(&set.separator))
+        }
+    }
+}
+
+fn paths(set: &FileSet, key: &'static str) -> Result<Vec<PathBuf>> {
+    set.expand().map_err(|faults| {
+        let found = faults.into_iter().map(|(_, pattern, _, _)| pattern).collect::<Vec<_>>().join(", ");
+        RunError::UnknownText { key, found, known: "files that exist".into() }
+    })
+}
+
+/// The documents of the training text, for training a tokenizer.
+pub(crate) fn raw_texts(recipe: &Recipe) -> Result<Vec<String>> {
+    let Some(text) = &recipe.data.train else { return Ok(Vec::new()) };
+    let collected = std::cell::RefCell::new(Vec::new());
+    // A tokenizer that keeps what it is shown: the source's own reading, its formats and its errors.
+    let encode = |text: &str| {
+        collected.borrow_mut().push(text.to_string());
+        Ok(vec![0])
+    };
+    source(text, "data.train")?.encode(&encode, 1, None)?;
+    Ok(collected.into_inner())
+}

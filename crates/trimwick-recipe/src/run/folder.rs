@@ -1,0 +1,120 @@
+//! The folder of a run: recipe, records of finished stages, checkpoints, results.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use trimwick_formats::atomic_write;
+use trimwick_formats::checkpoint::CheckpointDir;
+
+use super::error::{Result, RunError};
+use crate::Recipe;
+
+/// A stage that is done: what it found, and what it cost.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record<T> {
+    fingerprint: String,
+    seconds: f64,
+    peak_rss_bytes: Option<u64>,
+    result: T,
+}
+
+/// What the finished stages cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cost {
+    pub(crate) seconds: f64,
+    pub(crate) peak_rss_bytes: Option<u64>,
+}
+
+/// The folder of a run, held by one process at a time.
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    fingerprint: String,
+    // Holds the folder's lock for as long as the run lasts.
+    _lock: CheckpointDir,
+    cost: Cost,
+}
+
+impl RunFolder {
+    /// Takes the folder for `recipe`, making it if it is missing.
+    ///
+    /// # Errors
+    /// [`RunError::OtherRun`] when it holds a run of another recipe; [`trimwick_formats::Error::Locked`].
+    pub(crate) fn open(path: &Path, recipe: &Recipe) -> Result<Self> {
+        let fingerprint = recipe.fingerprint();
+        let lock = CheckpointDir::open(path.join("stages"))?;
+        let named = path.join("stages").join("fingerprint");
+        match std::fs::read_to_string(&named) {
+            Ok(found) if found.trim() == fingerprint => {}
+            Ok(found) => {
+                let (path, found) = (path.into(), found.trim().chars().take(12).collect());
+                return Err(RunError::OtherRun { path, expected: fingerprint[..12].into(), found });
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                atomic_write(path.join("recipe.toml"), recipe.resolve().as_bytes())?;
+                atomic_write(&named, fingerprint.as_bytes())?;
+            }
+            Err(source) => return Err(RunError::Io { path: named, source }),
+        }
+        Ok(Self { path: path.into(), fingerprint, _lock: lock, cost: Cost::default() })
+    }
+
+    /// A path in the folder.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Fingerprint of the recipe.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// What the stages so far cost, those of earlier processes included.
+    pub(crate) fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    /// The result of a stage that is done.
+    pub(crate) fn done<T: DeserializeOwned>(&mut self, stage: &str) -> Result<Option<T>> {
+        let path = self.record(stage);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(RunError::Io { path, source }),
+        };
+        let record: Record<T> =
+            serde_json::from_slice(&text).map_err(|source| RunError::Record { path, source })?;
+        self.add(record.seconds, record.peak_rss_bytes);
+        Ok(Some(record.result))
+    }
+
+    /// Records a stage as done: from here on no run of the recipe repeats it.
+    pub(crate) fn finish<T: Serialize>(&mut self, stage: &str, begun: Instant, result: &T) -> Result<()> {
+        let path = self.record(stage);
+        let (seconds, peak_rss_bytes) = (begun.elapsed().as_secs_f64(), peak_rss_bytes());
+        let record = Record { fingerprint: self.fingerprint.clone(), seconds, peak_rss_bytes, result };
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(|source| RunError::Record { path: path.clone(), source })?;
+        atomic_write(&path, &text)?;
+        self.add(seconds, peak_rss_bytes);
+        Ok(())
+    }
+
+    fn add(&mut self, seconds: f64, peak_rss_bytes: Option<u64>) {
+        self.cost.seconds += seconds;
+        self.cost.peak_rss_bytes = self.cost.peak_rss_bytes.max(peak_rss_bytes);
+    }
+
+    fn record(&self, stage: &str) -> PathBuf {
+        self.path.join("stages").join(format!("{stage}.json"))
+    }
+}
+
+/// Largest resident set of this process so far, where the system tells (Linux).
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}

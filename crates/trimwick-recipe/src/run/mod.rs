@@ -1,0 +1,324 @@
+//! A recipe at work: model and texts in, arms measured, the model written and proved, a summary out.
+//!
+//! Each stage leaves a record in the run's folder; running the same recipe again continues after the last one, and
+//! a stage that trains continues from its newest checkpoint. The order is: measure the dense model; prune it by
+//! magnitude and measure; prune it by the recipe's method and measure; train and measure; train the dense twin on
+//! the same tokens and measure; write, reopen, prove; measure what the written file computes.
+
+mod data;
+mod error;
+mod event;
+mod export;
+mod folder;
+mod origin;
+mod prune;
+mod snapshot;
+mod summary;
+mod train;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use trimwick_formats::atomic_write;
+use trimwick_train::{EvaluateOptions, Windows, evaluate};
+
+pub use error::{Result as RunResult, RunError};
+pub use event::{Event, Report, Stage};
+pub use origin::layer_shapes;
+pub use summary::{Arm as MeasuredArm, Summary};
+
+use crate::{Arm, PruneSchedule, Recipe, TrainSpec};
+use error::Result;
+use export::Written;
+use folder::RunFolder;
+use origin::{Built, Origin};
+use train::Job;
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum RunOutcome {
+    /// Everything is done; the summary is in `summary.json`.
+    Finished(Box<Summary>),
+    /// The stop flag ended it; the same recipe continues.
+    Stopped,
+}
+
+/// Runs a recipe in the folder `out`, from where an earlier process stopped.
+///
+/// `stop` is looked at between stages and between training steps. `report` is told what happens.
+///
+/// # Errors
+/// [`RunError`]; nothing half-written is left, and the stages that were done stay done.
+pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -> Result<RunOutcome> {
+    recipe.check_files()?;
+    let mut folder = RunFolder::open(out, recipe)?;
+    let origin = Origin::open(recipe, &folder, report)?;
+    report(Event::Begin(Stage::Data));
+    let vocab = origin.config.vocab_size;
+    let held_out = data::held_out(recipe, &origin.tokenizer, vocab)?;
+    let training = data::training(recipe, &origin.tokenizer, vocab)?;
+    let mut run =
+        Run { recipe, folder: &mut folder, origin: &origin, held_out, training, stop, arms: vec![], report };
+    let finished = run.stages()?;
+    match finished {
+        None => Ok(RunOutcome::Stopped),
+        Some((written, pattern)) => {
+            let arms = run.arms;
+            let summary = summarize(recipe, &folder, &origin.name, arms, written, pattern);
+            let path = folder.at("summary.json");
+            let text = serde_json::to_vec_pretty(&summary)
+                .map_err(|source| RunError::Record { path: path.clone(), source })?;
+            atomic_write(&path, &text)?;
+            Ok(RunOutcome::Finished(Box::new(summary)))
+        }
+    }
+}
+
+struct Run<'a, 'r> {
+    recipe: &'a Recipe,
+    folder: &'a mut RunFolder,
+    origin: &'a Origin,
+    held_out: Windows,
+    training: Option<Windows>,
+    stop: &'a AtomicBool,
+    arms: Vec<MeasuredArm>,
+    report: Report<'r>,
+}
+
+/// What was written, and the pattern that it was proved to hold.
+type Finished = (Written, Option<trimwick_sparse::Pattern>);
+
+impl Run<'_, '_> {
+    /// Every stage in order; `None` when the stop flag ended it.
+    fn stages(&mut self) -> Result<Option<Finished>> {
+        let recipe = self.recipe;
+        let pretrains = matches!(recipe.model, crate::ModelSpec::Pretrain(_));
+        if !pretrains {
+            self.measure("dense", 0, |run| run.origin.build())?;
+        }
+        if recipe.compare.arms.contains(&Arm::PrunedMagnitude) && !self.stopped() {
+            self.measure("pruned_magnitude", 0, |run| run.pruned("pruned_magnitude", true))?;
+        }
+        let Some(mut current) = self.pruned_stage()? else { return Ok(None) };
+        if let Some(spec) = &recipe.train {
+            let name = if recipe.prune.is_some() { "recovered" } else { "trained" };
+            if !self.train(name, spec, &current, recipe.prune.is_some())? {
+                return Ok(None);
+            }
+            let tokens = spec.steps(recipe.data.context) * spec.tokens_per_step(recipe.data.context);
+            self.measure_built(name, tokens, &current)?;
+            if recipe.compare.arms.contains(&Arm::DenseTuned) {
+                // The control arm comes while the result waits on disk: two models are enough in memory.
+                drop(current);
+                if !self.dense_tuned(spec, tokens)? {
+                    return Ok(None);
+                }
+                current = match self.pruned_stage()? {
+                    Some(built) => built,
+                    None => return Ok(None),
+                };
+                if !self.train(name, spec, &current, recipe.prune.is_some())? {
+                    return Ok(None);
+                }
+            }
+        }
+        self.export(&current).map(Some)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The model that training starts from: pruned in one shot, or dense for a schedule that prunes on the way.
+    fn pruned_stage(&mut self) -> Result<Option<Built>> {
+        if self.stopped() {
+            return Ok(None);
+        }
+        let Some(spec) = &self.recipe.prune else { return self.origin.build().map(Some) };
+        let path = self.folder.at("stages/pruned.safetensors");
+        let begun = Instant::now();
+        let built = if path.exists() {
+            let built = self.origin.build()?;
+            snapshot::restore(&built.store, &path)?;
+            built
+        } else {
+            let built = self.pruned("pruned", false)?;
+            snapshot::save(&built.store, &path, true)?;
+            (self.report)(Event::Note(format!("pruned in {}", origin::since(begun))));
+            built
+        };
+        self.measure_built("pruned", 0, &built)?;
+        match spec.schedule {
+            PruneSchedule::OneShot => Ok(Some(built)),
+            _ => self.origin.build().map(Some),
+        }
+    }
+
+    fn pruned(&mut self, arm: &'static str, by_magnitude: bool) -> Result<Built> {
+        (self.report)(Event::Begin(Stage::Prune(arm)));
+        let built = self.origin.build()?;
+        if let Some(spec) = &self.recipe.prune {
+            let calibration: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
+                (Some(spec), Some(windows)) if !by_magnitude => data::calibration(spec, windows)?,
+                _ => Vec::new(),
+            };
+            prune::prune(&built, spec, by_magnitude, &calibration, self.report)?;
+        }
+        Ok(built)
+    }
+
+    fn dense_tuned(&mut self, spec: &TrainSpec, tokens: u64) -> Result<bool> {
+        const NAME: &str = "dense_tuned";
+        if let Some(arm) = self.folder.done::<MeasuredArm>(NAME)? {
+            self.known(NAME, arm);
+            return Ok(true);
+        }
+        let dense = self.origin.build()?;
+        if !self.train(NAME, spec, &dense, false)? {
+            return Ok(false);
+        }
+        self.measure_built(NAME, tokens, &dense)?;
+        let path = self.folder.at("checkpoints/dense_tuned");
+        // Nobody continues a control arm: its checkpoints are the largest files of a run.
+        std::fs::remove_dir_all(&path).map_err(|source| RunError::Io { path, source })?;
+        Ok(true)
+    }
+
+    /// Trains an arm; `masked` is the recipe's own arm, which distills and may change masks.
+    fn train(&mut self, name: &'static str, spec: &TrainSpec, student: &Built, masked: bool) -> Result<bool> {
+        if self.stopped() {
+            return Ok(false);
+        }
+        let Some(windows) = &self.training else { return Ok(true) };
+        (self.report)(Event::Begin(Stage::Train(name)));
+        let own = name != "dense_tuned";
+        let teacher = match &self.recipe.distill {
+            Some(d) if own => Some((self.origin.teacher()?, d)),
+            _ => None,
+        };
+        let job = Job {
+            name,
+            student,
+            teacher: teacher.as_ref().map(|(t, d)| (t, *d)),
+            masks: self.recipe.prune.as_ref().filter(|_| masked),
+            windows,
+            metrics: if own { "metrics.jsonl" } else { "metrics_dense_tuned.jsonl" },
+        };
+        train::train(self.recipe, spec, &job, self.folder, self.stop, self.report)
+    }
+
+    /// Measures the model that `build` gives, unless an earlier process did.
+    fn measure(
+        &mut self,
+        name: &'static str,
+        tokens: u64,
+        build: impl FnOnce(&mut Self) -> Result<Built>,
+    ) -> Result<()> {
+        if self.stopped() {
+            return Ok(());
+        }
+        if let Some(arm) = self.folder.done::<MeasuredArm>(name)? {
+            self.known(name, arm);
+            return Ok(());
+        }
+        let built = build(self)?;
+        self.measure_built(name, tokens, &built)
+    }
+
+    fn measure_built(&mut self, name: &'static str, tokens: u64, built: &Built) -> Result<()> {
+        if self.arms.iter().any(|a| a.name == name) {
+            return Ok(());
+        }
+        if let Some(arm) = self.folder.done::<MeasuredArm>(name)? {
+            self.known(name, arm);
+            return Ok(());
+        }
+        let begun = Instant::now();
+        (self.report)(Event::Begin(Stage::Evaluate(name)));
+        let report = &mut self.report;
+        let mut progress = |done, total, loss| report(Event::Part { done, total, loss: Some(loss) });
+        let options = EvaluateOptions::default();
+        let evaluation = evaluate(&built.model, &Device::Cpu, &self.held_out, options, &mut progress)?;
+        let arm = MeasuredArm::new(name, &evaluation, tokens);
+        self.folder.finish(name, begun, &arm)?;
+        (self.report)(Event::Measured(&arm));
+        self.arms.push(arm);
+        Ok(())
+    }
+
+    fn known(&mut self, name: &'static str, arm: MeasuredArm) {
+        (self.report)(Event::Skipped(Stage::Evaluate(name)));
+        (self.report)(Event::Measured(&arm));
+        self.arms.push(arm);
+    }
+
+    fn export(&mut self, built: &Built) -> Result<Finished> {
+        let recipe = self.recipe;
+        let pattern = match &recipe.prune {
+            Some(spec) => Some(prune::selected(&built.store, spec)?.1),
+            None => None,
+        };
+        let folder = self.folder.at("model");
+        let begun = Instant::now();
+        (self.report)(Event::Begin(Stage::Export));
+        let Origin { config, tokenizer, .. } = self.origin;
+        let written = export::export(&built.store, config, tokenizer, recipe.export.dtype, pattern, &folder)?;
+        if self.folder.done::<Written>("export")?.is_none() {
+            self.folder.finish("export", begun, &written)?;
+        }
+        let exported = || {
+            let source = crate::ModelSource::Folder(folder.clone());
+            let files = origin::open_source(&source)?;
+            let store = trimwick_nn::ParamStore::from_source(
+                files.weights,
+                candle_core::DType::F32,
+                &Device::Cpu,
+                recipe.seed,
+            );
+            let context = Some(recipe.data.context);
+            let model = trimwick_models::Llama::new(&files.config, context, store.var_builder())?;
+            Ok(Built { store, model })
+        };
+        let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
+        self.measure("exported", tokens, |_| exported())?;
+        Ok((written, pattern))
+    }
+}
+
+fn summarize(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    model: &str,
+    mut arms: Vec<MeasuredArm>,
+    written: Written,
+    pattern: Option<trimwick_sparse::Pattern>,
+) -> Summary {
+    const ORDER: [&str; 7] =
+        ["dense", "dense_tuned", "pruned_magnitude", "pruned", "recovered", "trained", "exported"];
+    arms.sort_by_key(|a| ORDER.iter().position(|n| *n == a.name));
+    let opened = match arms.iter().any(|a| a.name == "pruned_magnitude") {
+        true => "pruned_magnitude",
+        false => "pruned",
+    };
+    let cost = folder.cost();
+    Summary {
+        name: recipe.name.clone(),
+        fingerprint: folder.fingerprint().into(),
+        model: model.into(),
+        gap_recovered: summary::closed(&arms, opened, "recovered", "dense"),
+        gap_recovered_to_tuned: summary::closed(&arms, "pruned", "recovered", "dense_tuned"),
+        arms,
+        pattern: pattern.map(|p| p.to_string()),
+        groups_violating: written.groups_violating,
+        groups: written.groups,
+        parameters: written.parameters,
+        zeros: written.zeros,
+        bytes: written.bytes,
+        seconds: cost.seconds,
+        peak_rss_bytes: cost.peak_rss_bytes,
+        seed: recipe.seed,
+        digests: written.digests,
+    }
+}

@@ -1,0 +1,54 @@
+//! Pruning an arm's model.
+
+use candle_core::Tensor;
+use trimwick_nn::{Layers, ParamStore};
+use trimwick_sparse::{Magnitude, Method, Pattern, Propagate, SparseGpt, Wanda, prune_model};
+
+use super::error::Result;
+use super::event::{Event, Report};
+use super::origin::Built;
+use crate::{Pattern as RecipePattern, PruneMethod, PruneSpec};
+
+/// The layers that a recipe prunes, and the pattern.
+pub(crate) fn selected(store: &ParamStore, prune: &PruneSpec) -> Result<(Layers, Pattern)> {
+    let all = store.layers();
+    let all = all.retain(|l| l.kind() != trimwick_nn::LayerKind::Embedding);
+    let mut paths = std::collections::BTreeSet::new();
+    for pattern in &prune.layers {
+        paths.extend(all.select(pattern)?.iter().map(|l| l.path().to_string()));
+    }
+    let mut layers = all.retain(|l| paths.contains(l.path()));
+    for pattern in &prune.exclude {
+        layers = layers.without(pattern)?;
+    }
+    let pattern = match prune.pattern {
+        RecipePattern::Nm { n, m } => Pattern::nm(n, m)?,
+        RecipePattern::Unstructured { sparsity } => Pattern::unstructured(sparsity)?,
+    };
+    Ok((layers, pattern))
+}
+
+/// Prunes a model once by the recipe's method, or by magnitude whatever the method is.
+pub(crate) fn prune(
+    built: &Built,
+    spec: &PruneSpec,
+    by_magnitude: bool,
+    calibration: &[Tensor],
+    report: Report<'_>,
+) -> Result<()> {
+    let (layers, pattern) = selected(&built.store, spec)?;
+    let method: Box<dyn Method> = match spec.method {
+        _ if by_magnitude => Box::new(Magnitude),
+        PruneMethod::Magnitude => Box::new(Magnitude),
+        PruneMethod::Wanda => Box::new(Wanda),
+        PruneMethod::SparseGpt { damping, block } => Box::new(SparseGpt { damping, block }),
+    };
+    // Wanda takes the dense model's statistics, as its authors evaluate it one-shot; SparseGPT makes up for
+    // what the blocks before have lost.
+    let propagate = match spec.method {
+        PruneMethod::SparseGpt { .. } => Propagate::Pruned,
+        _ => Propagate::Dense,
+    };
+    let mut progress = |done, total| report(Event::Part { done, total, loss: None });
+    Ok(prune_model(&built.model, &layers, pattern, &*method, calibration, propagate, &mut progress)?)
+}

@@ -1,0 +1,106 @@
+//! What a run found: `summary.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use trimwick_train::Evaluation;
+
+/// A model that a run measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    /// `dense`, `pruned_magnitude`, `pruned`, `recovered`, `dense_tuned`, `trained` or `exported`.
+    pub name: String,
+    /// Mean loss on the held-out text, in nats per scored token.
+    pub loss: f64,
+    /// e to the loss.
+    pub perplexity: f64,
+    /// Tokens of a window: the perplexity's context length.
+    pub context: usize,
+    /// Held-out tokens in the windows; all but the first of each window are scored.
+    pub eval_tokens: usize,
+    /// Tokens that the arm was trained on in this run.
+    pub train_tokens: u64,
+}
+
+impl Arm {
+    pub(crate) fn new(name: &str, evaluation: &Evaluation, train_tokens: u64) -> Self {
+        let Evaluation { loss, perplexity, context, tokens, .. } = *evaluation;
+        Self { name: name.into(), loss, perplexity, context, eval_tokens: tokens, train_tokens }
+    }
+}
+
+/// The file that a run ends with. All of it but `seconds` and `peak_rss_bytes` is a function of the recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// The run's name.
+    pub name: String,
+    /// Fingerprint of the recipe.
+    pub fingerprint: String,
+    /// The model that the run started from.
+    pub model: String,
+    /// The models that were measured.
+    pub arms: Vec<Arm>,
+    /// Share of the loss gap that magnitude pruning opened (or one-shot pruning, where magnitude was not
+    /// measured) which training closed: `(pruned − recovered) / (pruned − dense)`.
+    pub gap_recovered: Option<f64>,
+    /// Share of the loss gap between the one-shot pruned arm and the dense twin tuned on the same tokens which
+    /// training closed: `(pruned − recovered) / (pruned − dense_tuned)`.
+    pub gap_recovered_to_tuned: Option<f64>,
+    /// The sparsity pattern.
+    pub pattern: Option<String>,
+    /// Groups in the written file that break the pattern; 0, or the run fails.
+    pub groups_violating: usize,
+    /// Groups in the written file that were looked at.
+    pub groups: usize,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Parameters of the written file that are +0.0.
+    pub zeros: usize,
+    /// Bytes of the written weights.
+    pub bytes: u64,
+    /// Wall-clock seconds of the stages, over all the processes that worked on the run.
+    pub seconds: f64,
+    /// Largest resident set of those processes, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+    /// The recipe's seed.
+    pub seed: u64,
+    /// SHA-256 of each file of the written model.
+    pub digests: BTreeMap<String, String>,
+}
+
+impl Summary {
+    /// The arm of that name.
+    pub fn arm(&self, name: &str) -> Option<&Arm> {
+        self.arms.iter().find(|a| a.name == name)
+    }
+}
+
+/// `(from − now) / (from − to)` of the arms' losses, where all are there and there is a gap.
+pub(crate) fn closed(arms: &[Arm], from: &str, now: &str, to: &str) -> Option<f64> {
+    let loss = |name: &str| arms.iter().find(|a| a.name == name).map(|a| a.loss);
+    let (from, now, to) = (loss(from)?, loss(now)?, loss(to)?);
+    (from > to).then(|| (from - now) / (from - to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_is_that_of_the_losses() {
+        let arm = |name: &str, loss: f64| Arm {
+            name: name.into(),
+            loss,
+            perplexity: loss.exp(),
+            context: 8,
+            eval_tokens: 8,
+            train_tokens: 0,
+        };
+        let arms = [arm("dense", 3.), arm("pruned", 5.), arm("recovered", 3.5)];
+        assert_eq!(closed(&arms, "pruned", "recovered", "dense"), Some(0.75));
+        assert_eq!(closed(&arms, "dense", "recovered", "pruned"), None);
+        assert_eq!(closed(&arms, "pruned_magnitude", "recovered", "dense"), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! Training an arm.
+
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+use trimwick_formats::checkpoint::CheckpointDir;
+use trimwick_sparse::{MaskSchedule, Plan};
+use trimwick_train::{
+    AdamW, AdamWConfig, BoxError, Decay, Distillation, Outcome, ParamGroup, Schedule, StepHook, TrainConfig,
+    Trainer, Warmup, Windows,
+};
+
+use super::error::Result;
+use super::event::{Event, Report};
+use super::folder::RunFolder;
+use super::origin::Built;
+use super::prune::selected;
+use crate::{DistillSpec, LrSchedule, PruneSchedule, PruneSpec, Recipe, TrainSpec, Warmup as RecipeWarmup};
+
+/// How an arm is trained, beside the recipe's `[train]`.
+pub(crate) struct Job<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) student: &'a Built,
+    /// The dense twin, and how much of the loss it gives.
+    pub(crate) teacher: Option<(&'a Built, &'a DistillSpec)>,
+    /// Masks that change on the way.
+    pub(crate) masks: Option<&'a PruneSpec>,
+    pub(crate) windows: &'a Windows,
+    /// The metrics file, in the run's folder.
+    pub(crate) metrics: &'a str,
+}
+
+/// Trains to the end, from where an earlier process stopped. `false` when the stop flag ended it.
+pub(crate) fn train(
+    recipe: &Recipe,
+    spec: &TrainSpec,
+    job: &Job<'_>,
+    folder: &RunFolder,
+    stop: &AtomicBool,
+    report: Report<'_>,
+) -> Result<bool> {
+    let steps = spec.steps(recipe.data.context);
+    let mut masks = match job.masks {
+        Some(prune) => mask_hook(job.student, prune, steps)?,
+        None => None,
+    };
+    let checkpoints = CheckpointDir::open(folder.at(&format!("checkpoints/{}", job.name)))?;
+    let distill = match job.teacher {
+        Some((teacher, d)) => Some(Distillation::new(&teacher.model, d.weight, d.temperature)?),
+        None => None,
+    };
+    let trainer = Trainer {
+        model: &job.student.model,
+        store: &job.student.store,
+        windows: job.windows,
+        optimizer: optimizer(spec, job.student)?,
+        schedule: schedule(spec, recipe.data.context)?,
+        distill,
+        validation: None,
+        hooks: masks.as_mut().map(|m| m as &mut dyn StepHook).into_iter().collect(),
+        config: TrainConfig {
+            steps,
+            batch: spec.batch,
+            accumulate: spec.accumulate,
+            clip: spec.clip,
+            save_every: spec.save_every,
+            order_seed: spec.order_seed,
+            fingerprint: format!("{}/{}", folder.fingerprint(), job.name),
+        },
+        checkpoints: Some(&checkpoints),
+        metrics: Some(folder.at(job.metrics)),
+        stop,
+        report: &mut |progress| report(Event::Training(progress)),
+    };
+    Ok(trainer.run()? == Outcome::Finished)
+}
+
+fn optimizer(spec: &TrainSpec, built: &Built) -> Result<AdamW> {
+    let config =
+        AdamWConfig { beta1: spec.beta1, beta2: spec.beta2, eps: spec.eps, weight_decay: spec.weight_decay };
+    let groups: Vec<_> = spec
+        .groups
+        .iter()
+        .map(|g| ParamGroup {
+            pattern: g.pattern.clone(),
+            lr_scale: g.lr_scale,
+            weight_decay: g.weight_decay,
+        })
+        .collect();
+    Ok(AdamW::new(built.store.trainable(), &config, &groups)?)
+}
+
+fn schedule(spec: &TrainSpec, context: usize) -> Result<Schedule> {
+    let (decay, least) = match spec.schedule {
+        LrSchedule::Cosine { min_lr } => (Decay::Cosine, min_lr),
+        LrSchedule::Linear { min_lr } => (Decay::Linear, min_lr),
+        LrSchedule::Constant => (Decay::Constant, spec.lr),
+    };
+    let warmup = match spec.warmup {
+        RecipeWarmup::Fraction(_) => Warmup::Steps(spec.warmup_steps(context)),
+        RecipeWarmup::Steps(steps) => Warmup::Steps(steps),
+    };
+    Ok(Schedule::new(decay, spec.lr, least, warmup, spec.steps(context))?)
+}
+
+type HookResult = std::result::Result<(), BoxError>;
+
+/// A mask schedule between the steps of the loop.
+struct MaskHook {
+    schedule: MaskSchedule,
+    /// Steps done.
+    step: u64,
+}
+
+fn mask_hook(built: &Built, prune: &PruneSpec, steps: u64) -> Result<Option<MaskHook>> {
+    let end = prune.schedule.end(steps);
+    let plan = match prune.schedule {
+        PruneSchedule::OneShot => return Ok(None),
+        PruneSchedule::Gradual { refresh_every, .. } => Plan::Gradual { every: refresh_every, end },
+        PruneSchedule::Refreshed { refresh_every, decay, .. } => {
+            Plan::Refreshed { every: refresh_every, end, decay }
+        }
+    };
+    let (layers, pattern) = selected(&built.store, prune)?;
+    Ok(Some(MaskHook { schedule: MaskSchedule::new(layers, pattern, plan)?, step: 0 }))
+}
+
+impl StepHook for MaskHook {
+    fn name(&self) -> &str {
+        "masks"
+    }
+
+    // The choice that belongs to the state after `step` is made right after it, so that a checkpoint holds it
+    // and the last step's mask is the final one.
+    fn before_step(&mut self, step: u64) -> HookResult {
+        if step == 1 {
+            self.schedule.before_step(0)?;
+        }
+        Ok(())
+    }
+
+    fn after_step(&mut self, step: u64) -> HookResult {
+        self.step = step;
+        self.schedule.before_step(step)?;
+        Ok(())
+    }
+
+    fn save(&self) -> Option<Value> {
+        Some(json!({ "step": self.step }))
+    }
+
+    fn restore(&mut self, state: Option<&Value>) -> HookResult {
+        let step = state.and_then(|s| s.get("step")).and_then(Value::as_u64);
+        self.step = step.ok_or("the checkpoint holds no mask schedule")?;
+        Ok(self.schedule.resume(self.step + 1)?)
+    }
+}
