@@ -79,7 +79,11 @@ fn build(
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     if config.groups == 0 || inp % config.groups != 0 || out % config.groups != 0 {
-        bail!("{}: {} groups do not divide {inp} input and {out} output channels", vb.prefix(), config.groups);
+        bail!(
+            "{}: {} groups do not divide {inp} input and {out} output channels",
+            vb.prefix(),
+            config.groups
+        );
     }
     let shape = (out, inp / config.groups, kernel, kernel);
     let weight = vb.param(shape, "weight", candle_nn::init::DEFAULT_KAIMING_NORMAL)?;

@@ -75,9 +75,14 @@ impl Rotary {
         // The tables stay in f32 at least: positions in the thousands do not fit narrower floats.
         let dtype = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let table = |values: Vec<f64>| {
-            Tensor::from_vec(values, (context, head_dim / 2), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+            Tensor::from_vec(values, (context, head_dim / 2), &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)
         };
-        Ok(Self { cos: table(angles().map(f64::cos).collect())?, sin: table(angles().map(f64::sin).collect())? })
+        Ok(Self {
+            cos: table(angles().map(f64::cos).collect())?,
+            sin: table(angles().map(f64::sin).collect())?,
+        })
     }
 
     /// Number of positions in the tables.

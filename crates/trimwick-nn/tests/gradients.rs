@@ -107,7 +107,10 @@ fn composed_operations_equal_the_fused_ones() {
     let wide = |t: &Tensor| narrow(t).to_dtype(DType::F32).unwrap();
     let close = |a: Tensor, b: Tensor| assert_close(&a.to_dtype(DType::F32).unwrap(), &b, 0.03, 0.03);
     let (x, w, b) = (random(&[3, 8], 1), random(&[8], 2), random(&[8], 3));
-    close(ops::rms_norm(&narrow(&x), &narrow(&w), 1e-5).unwrap(), ops::rms_norm(&wide(&x), &wide(&w), 1e-5).unwrap());
+    close(
+        ops::rms_norm(&narrow(&x), &narrow(&w), 1e-5).unwrap(),
+        ops::rms_norm(&wide(&x), &wide(&w), 1e-5).unwrap(),
+    );
     close(
         ops::layer_norm(&narrow(&x), &narrow(&w), &narrow(&b), 1e-5).unwrap(),
         ops::layer_norm(&wide(&x), &wide(&w), &wide(&b), 1e-5).unwrap(),

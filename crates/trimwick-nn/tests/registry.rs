@@ -43,7 +43,10 @@ fn globs_select_by_dotted_path() {
     }
     let layers = store.layers();
     let count = |p: &str| layers.select(p).map(|l| l.len()).unwrap_or(0);
-    assert_eq!((count("*"), count("model.layers.*"), count("*.up"), count("model.layers.?.up")), (4, 3, 2, 1));
+    assert_eq!(
+        (count("*"), count("model.layers.*"), count("*.up"), count("model.layers.?.up")),
+        (4, 3, 2, 1)
+    );
     assert_eq!(count("{lm_head,*.q_proj}"), 2);
     let e = layers.select("modle.*").unwrap_err().to_string();
     assert!(e.contains("modle.*") && e.contains("model.layers.0.q_proj"), "{e}");

@@ -23,7 +23,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, window: Option<
 fn dims_of(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, window: Option<usize>) -> Result<AttentionDims> {
     let (b, tq, h, d) = q.dims4()?;
     let (kb, tk, hkv, kd) = k.dims4()?;
-    if k.dims() != v.dims() || kb != b || kd != d || hkv == 0 || h % hkv != 0 || tq > tk || window == Some(0) {
+    if k.dims() != v.dims() || kb != b || kd != d || hkv == 0 || h % hkv != 0 || tq > tk || window == Some(0)
+    {
         bail!(
             "attention: q {:?}, k {:?}, v {:?}, window {window:?} do not fit: expected q [b, tq, h, d], k and v \
              [b, tk, hkv, d] with hkv dividing h and tq ≤ tk",
@@ -38,7 +39,11 @@ fn dims_of(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, window: Option<usize>
 pub(crate) fn attention_composed(q: &Tensor, k: &Tensor, v: &Tensor, dims: &AttentionDims) -> Result<Tensor> {
     let AttentionDims { b, tq, tk, h, hkv, d, scale, window } = *dims;
     let spread = |x: &Tensor| {
-        x.transpose(1, 2)?.unsqueeze(2)?.expand((b, hkv, h / hkv, tk, d))?.contiguous()?.reshape((b, h, tk, d))
+        x.transpose(1, 2)?
+            .unsqueeze(2)?
+            .expand((b, hkv, h / hkv, tk, d))?
+            .contiguous()?
+            .reshape((b, h, tk, d))
     };
     let (q, k, v) = (q.transpose(1, 2)?.contiguous()?, spread(k)?, spread(v)?);
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?;

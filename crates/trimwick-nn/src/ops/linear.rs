@@ -15,7 +15,10 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == inner => *last = out,
-        _ => bail!("linear: expected an input of {inner} features (weight [{out}, {inner}]), found {:?}", x.dims()),
+        _ => bail!(
+            "linear: expected an input of {inner} features (weight [{out}, {inner}]), found {:?}",
+            x.dims()
+        ),
     }
     if fused(&[x, w]) {
         let op = LinearOp { input: x.track_op(), weight: w.track_op() };
@@ -45,7 +48,12 @@ fn forward<T: Elem>(s: [&CpuStorage; 2], l: [&Layout; 2]) -> Result<(CpuStorage,
 }
 
 impl LinearOp {
-    fn backward<T: Elem>(&self, x: &Tensor, w: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn backward<T: Elem>(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (n, k) = w.dims2()?;
         let m = x.elem_count() / k.max(1);
         with_slices::<T, _, 3>([x, w, g], |[xs, ws, gs]| {
@@ -80,7 +88,13 @@ impl CustomOp2 for LinearOp {
         by_dtype!(dtype_of(s1), T => forward::<T>([s1, s2], [l1, l2]))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         by_dtype!(x.dtype(), T => self.backward::<T>(x, w, g))
     }
 }

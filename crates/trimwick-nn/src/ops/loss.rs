@@ -40,7 +40,8 @@ pub(crate) fn cross_entropy_composed(logits: &Tensor, targets: &[u32], ignore: u
     let weight: Vec<f32> = targets.iter().map(|&t| if t == ignore { 0. } else { -1. }).collect();
     let dev = logits.device();
     let picked = Tensor::from_vec(picked, (targets.len(), 1), dev)?;
-    let weight = Tensor::from_vec(weight, targets.len(), &Device::Cpu)?.to_dtype(wide.dtype())?.to_device(dev)?;
+    let weight =
+        Tensor::from_vec(weight, targets.len(), &Device::Cpu)?.to_dtype(wide.dtype())?.to_device(dev)?;
     log_p.gather(&picked, 1)?.squeeze(1)? * weight
 }
 

@@ -16,7 +16,12 @@ use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_
 /// A bitset of another length than the weight's.
 pub fn mask(w: &Tensor, bits: &Arc<[u8]>, decay: Option<f64>) -> Result<Tensor> {
     if bits.len() != w.elem_count().div_ceil(8) {
-        bail!("mask: {} bytes for {} elements; expected {}", bits.len(), w.elem_count(), w.elem_count().div_ceil(8));
+        bail!(
+            "mask: {} bytes for {} elements; expected {}",
+            bits.len(),
+            w.elem_count(),
+            w.elem_count().div_ceil(8)
+        );
     }
     if fused(&[w]) {
         return w.contiguous()?.apply_op1(Mask { bits: bits.clone(), decay });

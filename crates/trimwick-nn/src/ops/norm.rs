@@ -76,7 +76,13 @@ impl CustomOp2 for RmsNorm {
         })
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         by_dtype!(x.dtype(), T => with_slices::<T, _, 3>([x, w, g], |[xs, ws, gs]| {
             let (mut dx, mut dw) = (zeros::<T>(xs.len()), zeros::<T>(ws.len()));
             kernels::rms_norm_backward(xs, ws, gs, self.eps, &mut dx, &mut dw, ws.len());

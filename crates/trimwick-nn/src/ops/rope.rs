@@ -12,7 +12,12 @@ use super::cpu::{Elem, by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like,
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (_, t, _, d) = x.dims4()?;
     if cos.dims() != [t, d / 2] || sin.dims() != [t, d / 2] {
-        candle_core::bail!("rope: expected angles [{t}, {}], found {:?} and {:?}", d / 2, cos.dims(), sin.dims());
+        candle_core::bail!(
+            "rope: expected angles [{t}, {}], found {:?} and {:?}",
+            d / 2,
+            cos.dims(),
+            sin.dims()
+        );
     }
     if fused(&[x, cos, sin]) {
         let op = Rope { cos: cos.detach(), sin: sin.detach(), inverse: false };

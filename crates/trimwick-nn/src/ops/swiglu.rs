@@ -41,7 +41,13 @@ impl CustomOp2 for SwiGlu {
         })
     }
 
-    fn bwd(&self, a: &Tensor, b: &Tensor, _y: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         by_dtype!(a.dtype(), T => with_slices::<T, _, 3>([a, b, g], |[gate, up, gs]| {
             let (mut da, mut db) = (zeros::<T>(gate.len()), zeros::<T>(gate.len()));
             kernels::swiglu_backward(gate, up, gs, &mut da, &mut db);
