@@ -116,6 +116,11 @@ pub(crate) fn create_dir_all_on(fs: &dyn Fs, path: &Path) -> Result<()> {
         missing.push(at.to_owned());
         at = folder_of(at);
     }
+    // Also those that are there may not be durable: a process that was killed may have made them a moment ago. Whoever
+    // made the far ones long ago may not let us sync them, so that is an attempt.
+    for folder in at.ancestors() {
+        let _ = fs.sync_dir(folder_of(folder));
+    }
     for folder in missing.iter().rev() {
         match fs.create_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

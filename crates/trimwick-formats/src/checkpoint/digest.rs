@@ -79,7 +79,7 @@ impl<W: Write> Write for HashWriter<W> {
 /// Hashes a stream to its end, handing every piece to `each`.
 pub(super) fn read_through(stream: &mut dyn Read, mut each: impl FnMut(&[u8])) -> io::Result<Digest> {
     let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 1 << 18];
+    let mut buffer = vec![0; 1 << 16];
     loop {
         match stream.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finish()),

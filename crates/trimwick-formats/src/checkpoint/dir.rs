@@ -159,7 +159,10 @@ impl CheckpointDir {
                     self.remember(name, fingerprint);
                     return Ok(Survey { checkpoint: Some(checkpoint), rejected });
                 }
-                Err(why) => rejected.push(Rejected { path, why }),
+                Err(why) => {
+                    self.lock_verified().remove(&name);
+                    rejected.push(Rejected { path, why });
+                }
             }
         }
         Ok(Survey { checkpoint: None, rejected })

@@ -54,7 +54,7 @@ pub struct Fault {
 pub enum Survival {
     /// Nothing.
     SyncedOnly,
-    /// Everything: the process was killed, the machine was not.
+    /// Everything, and what was not synced is still to be lost: the process was killed, the machine was not.
     Everything,
     /// Each name and each file by chance, whole, in part, or not.
     Chance(u64),

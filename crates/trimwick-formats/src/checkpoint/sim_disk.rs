@@ -49,17 +49,18 @@ impl State {
 
     /// Stops and starts again with what survived.
     pub fn reboot(&mut self, survival: Survival) {
-        let mut chance = match survival {
-            Survival::Chance(seed) => seed,
-            Survival::SyncedOnly | Survival::Everything => 0,
-        };
-        for node in &mut self.nodes {
-            match survival {
-                Survival::Everything => node.keep_everything(),
-                Survival::SyncedOnly => {}
-                Survival::Chance(_) => node.keep_some(&mut chance),
+        if let Survival::Chance(mut chance) = survival {
+            self.nodes.iter_mut().for_each(|node| node.keep_some(&mut chance));
+        }
+        if survival != Survival::Everything {
+            // A rename is one step: by chance or not, nothing ends up with two names.
+            let mut named = BTreeSet::new();
+            for node in &mut self.nodes {
+                if let Node::Dir { kept, .. } = node {
+                    kept.retain(|_, number| named.insert(*number));
+                }
+                node.forget();
             }
-            node.forget();
         }
         self.locks.clear();
         self.fault = None;
@@ -162,14 +163,6 @@ impl Node {
         Self::File { live: Vec::new(), kept: Vec::new(), lost: false }
     }
 
-    /// What a kill of the process alone leaves: also the bytes whose sync failed.
-    fn keep_everything(&mut self) {
-        match self {
-            Self::Dir { live, kept } => kept.clone_from(live),
-            Self::File { live, kept, .. } => kept.clone_from(live),
-        }
-    }
-
     /// A sync, which finds nothing dirty in a file that an earlier one lost.
     fn keep_all(&mut self) {
         match self {
@@ -198,6 +191,7 @@ impl Node {
                     }
                 }
             }
+            Self::File { live, kept, .. } if live == kept => {}
             Self::File { live, kept, lost } => match draw(chance, 4) {
                 0 => {}
                 1 if !*lost => kept.clone_from(live),

@@ -13,6 +13,8 @@ use crate::error::{Error, Location, Result, quote};
 
 /// Objects and arrays inside each other; the formats read here need three.
 const MAX_DEPTH: usize = 64;
+/// Bytes of a string that has escapes and must therefore be copied. Training tools leave megabytes in one string.
+const MAX_ESCAPED: usize = 8 << 20;
 
 /// One level of the path to the current token.
 enum Step<'a> {
@@ -214,10 +216,15 @@ impl<'a> Reader<'a> {
 
     /// The rest of a string that has an escape in it.
     fn escaped(&mut self, start: usize) -> Result<String> {
-        let mut out = String::from(&self.text[start..self.pos]);
+        let mut out = String::new();
+        self.pos = start;
         loop {
             let rest = &self.text[self.pos..];
             let plain = rest.bytes().position(|c| c == b'"' || c == b'\\' || c < 0x20).unwrap_or(rest.len());
+            if out.len() + plain > MAX_ESCAPED {
+                let found = "a longer one".to_owned();
+                return Err(self.fault(start - 1, format!("a string of at most {MAX_ESCAPED} bytes"), found));
+            }
             out.push_str(&rest[..plain]);
             self.pos += plain;
             match self.peek() {

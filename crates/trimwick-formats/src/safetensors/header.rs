@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -17,10 +16,12 @@ pub(super) const MAX_HEADER: u64 = 100_000_000;
 pub(super) const MAX_TENSORS: usize = 1 << 16;
 /// Entries of `__metadata__`.
 pub(super) const MAX_METADATA: usize = 1 << 16;
+/// Bytes of all of `__metadata__`, which is copied.
+const MAX_METADATA_BYTES: usize = 16 << 20;
 /// Dimensions of a tensor.
 pub(super) const MAX_RANK: usize = 32;
 /// Bytes of a tensor's name.
-const MAX_NAME: usize = 1024;
+const MAX_NAME: usize = 256;
 /// The one key that is no tensor.
 pub(super) const METADATA: &str = "__metadata__";
 
@@ -58,7 +59,8 @@ pub(super) fn parse(file: &Path, text: &[u8], file_len: u64) -> Result<Header> {
     let data_start = 8 + text.len() as u64;
     let data_len = file_len.saturating_sub(data_start);
     let mut reader = Reader::new(file, "header", text, 8)?;
-    let mut header = Header { tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+    let mut tensors: Vec<TensorInfo> = Vec::new();
+    let mut strings = BTreeMap::new();
     let mut has_metadata = false;
 
     reader.begin_object()?;
@@ -67,52 +69,61 @@ pub(super) fn parse(file: &Path, text: &[u8], file_len: u64) -> Result<Header> {
             if std::mem::replace(&mut has_metadata, true) {
                 return Err(reader.meaning(METADATA, "one entry", "a second"));
             }
-            metadata(&mut reader, &mut header.metadata)?;
+            metadata(&mut reader, &mut strings)?;
             continue;
         }
         if let Some(rule) = broken_name_rule(&name) {
             return Err(reader.meaning("name", rule, quote(&name)));
         }
-        if header.tensors.len() == MAX_TENSORS {
+        if tensors.len() == MAX_TENSORS {
             return Err(reader.meaning("tensors", format!("at most {MAX_TENSORS}"), "more"));
         }
-        let info = entry(&mut reader, &name, data_start, data_len)?;
-        match header.tensors.entry(name.into_owned()) {
-            Entry::Vacant(slot) => drop(slot.insert(info)),
-            Entry::Occupied(_) => return Err(repeated(file, &info)),
-        }
+        tensors.push(entry(&mut reader, name, data_start, data_len)?);
     }
     reader.end()?;
-    check_layout(file, &header.tensors, data_start, data_len)?;
-    Ok(header)
+    // Sorted once: a tree that grows name by name takes twice the time, and time is what a bad header costs.
+    tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if let Some([twice, _]) = tensors.array_windows().find(|[a, b]| a.name == b.name) {
+        return Err(Error::malformed(
+            file,
+            Location::Tensor(twice.name.clone()),
+            "name",
+            "one entry",
+            "a second",
+        ));
+    }
+    check_layout(file, &tensors, data_start, data_len)?;
+    let tensors = tensors.into_iter().map(|info| (info.name.clone(), info)).collect();
+    Ok(Header { tensors, metadata: strings })
 }
 
 /// The rule that a tensor's name breaks, if any. Names end up in messages, tables and, with some tools, in paths.
-pub(super) fn broken_name_rule(name: &str) -> Option<&'static str> {
+pub(crate) fn broken_name_rule(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a name that is not empty")
     } else if name.len() > MAX_NAME {
-        Some("a name of at most 1024 bytes")
-    } else if name.chars().any(char::is_control) {
+        Some("a name of at most 256 bytes")
+    } else if !name.bytes().all(|c| matches!(c, b' '..=b'~')) && name.chars().any(char::is_control) {
         Some("a name without control characters")
-    } else if name.split(['/', '\\']).any(|part| part == "..") {
+    } else if name.contains("..") && name.split(['/', '\\']).any(|part| part == "..") {
         Some("a name without the path component '..'")
     } else {
         None
     }
 }
 
-fn repeated(file: &Path, info: &TensorInfo) -> Error {
-    Error::malformed(file, Location::Tensor(info.name.clone()), "name", "one entry", "a second")
-}
-
 fn metadata(reader: &mut Reader<'_>, metadata: &mut BTreeMap<String, String>) -> Result<()> {
+    let mut room = MAX_METADATA_BYTES;
     reader.begin_object()?;
     while let Some(key) = reader.next_key()? {
         if metadata.len() == MAX_METADATA {
             return Err(reader.meaning(METADATA, format!("at most {MAX_METADATA} entries"), "more"));
         }
         let value = reader.string("a string")?;
+        let Some(rest) = room.checked_sub(key.len() + value.len()) else {
+            return Err(reader.meaning(METADATA, format!("at most {MAX_METADATA_BYTES} bytes"), "more"));
+        };
+        room = rest;
         if metadata.insert(key.into_owned(), value.into_owned()).is_some() {
             return Err(reader.meaning("key", "one entry", "a second"));
         }
@@ -121,7 +132,7 @@ fn metadata(reader: &mut Reader<'_>, metadata: &mut BTreeMap<String, String>) ->
 }
 
 /// `{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}`, in any order, nothing else.
-fn entry(reader: &mut Reader<'_>, name: &str, data_start: u64, data_len: u64) -> Result<TensorInfo> {
+fn entry(reader: &mut Reader<'_>, name: Cow<'_, str>, data_start: u64, data_len: u64) -> Result<TensorInfo> {
     let (mut dtype, mut shape, mut range) = (None, None, None);
     reader.begin_object()?;
     while let Some(field) = reader.next_key()? {
@@ -155,7 +166,7 @@ fn entry(reader: &mut Reader<'_>, name: &str, data_start: u64, data_len: u64) ->
             format!("{} bytes, [{begin}, {end}]", end - begin),
         ));
     }
-    Ok(TensorInfo { name: name.to_owned(), dtype, shape, offset: data_start + begin, bytes })
+    Ok(TensorInfo { name: name.into_owned(), dtype, shape, offset: data_start + begin, bytes })
 }
 
 fn dtype(reader: &mut Reader<'_>) -> Result<Dtype> {
@@ -208,13 +219,8 @@ fn data_offsets(reader: &mut Reader<'_>, data_len: u64) -> Result<(u64, u64)> {
 }
 
 /// Every byte of the data belongs to exactly one tensor. Bytes that no tensor owns are where a file smuggles another.
-fn check_layout(
-    file: &Path,
-    tensors: &BTreeMap<String, TensorInfo>,
-    data_start: u64,
-    data_len: u64,
-) -> Result<()> {
-    let mut order: Vec<&TensorInfo> = tensors.values().collect();
+fn check_layout(file: &Path, tensors: &[TensorInfo], data_start: u64, data_len: u64) -> Result<()> {
+    let mut order: Vec<&TensorInfo> = tensors.iter().collect();
     order.sort_unstable_by_key(|info| (info.offset, info.bytes));
     let mut end = data_start;
     for info in order {

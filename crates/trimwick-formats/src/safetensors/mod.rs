@@ -16,5 +16,5 @@ mod write;
 pub use dtype::Dtype;
 pub use file::SafetensorsFile;
 pub use header::TensorInfo;
-pub(crate) use header::tensors_in;
+pub(crate) use header::{broken_name_rule, tensors_in};
 pub use write::{NewTensor, Writer, write};
