@@ -117,6 +117,21 @@ fn patterns_expand_in_their_order_sorted_and_each_file_once() {
 }
 
 #[test]
+fn a_hub_id_needs_a_build_that_knows_the_hub() {
+    let recipe = recipe(
+        "[model]\nsource = \"no-such-org/model\"\n[data]\neval = \"builtin:sotu-eval\"\n\
+         [prune]\npattern = \"2:4\"\nmethod = \"magnitude\"\n",
+    );
+    let expected = if cfg!(feature = "hub") {
+        "sound"
+    } else {
+        "r.toml:2: model.source: expected a folder or a .gguf file, found the hub id no-such-org/model, in a build without \
+         hub; build with the feature hub, or give a folder"
+    };
+    assert_eq!(answer(&recipe, Path::new("/nowhere")), expected);
+}
+
+#[test]
 fn a_tokenizer_is_looked_for_in_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().to_string_lossy();

@@ -25,13 +25,12 @@ fn model() -> impl Strategy<Value = String> {
         Just("[model]\nsource = \"builtin:tiny-llama\"\n".to_string()),
         word().prop_map(|name| format!("[model]\nsource = {}\n", quoted(&name))),
         word().prop_map(|name| format!("[model]\nsource = {}\n", quoted(&format!("./{name}/{name}.gguf")))),
-        ("[a-zA-Z0-9]{1,8}/[a-z0-9][a-zA-Z0-9_-]{1,8}", prop::option::of("[a-f0-9]{7,40}")).prop_map(
-            |(id, revision)| {
+        ("[a-zA-Z0-9]{1,8}/[a-z0-9][a-zA-Z0-9_]{1,8}(-[a-z]{1,3})?", prop::option::of("[a-f0-9]{7,40}"))
+            .prop_map(|(id, revision)| {
                 let revision = revision.map(|r| format!("revision = \"{r}\"\n")).unwrap_or_default();
                 format!("[model]\nsource = \"{id}\"\n{revision}")
-            }
-        ),
-        ("[a-z]{1,8}/[a-z]{1,8}").prop_map(|path| format!("[model]\nsource = \"./{path}\"\n")),
+            }),
+        ("[a-z]{1,8}/[a-z]{1,8}(@[a-z]{1,3})?").prop_map(|path| format!("[model]\nsource = \"./{path}\"\n")),
         config.prop_map(|(heads, kind, eps, tie)| {
             let window = if kind == "mistral" && tie { "sliding_window = 9\n" } else { "" };
             format!(

@@ -156,6 +156,7 @@ fn a_model_is_told_by_its_spelling() {
     };
     assert_eq!(source("org/Name-1.5", &[]), hub("org/Name-1.5", None));
     assert_eq!(source("org/name", &["model.revision=123456"]), hub("org/name", Some("123456")));
+    assert_eq!(source("org/name@v1.5", &[]), hub("org/name", Some("v1.5")));
     assert_eq!(source("./org/name", &[]), ModelSource::Folder("org/name".into()));
     assert_eq!(source("/m/x", &[]), ModelSource::Folder("/m/x".into()));
     assert_eq!(source("x", &[]), ModelSource::Folder("x".into()));

@@ -178,6 +178,12 @@ fn a_key_that_nothing_reads_is_a_fault() {
             ],
         ),
         (
+            &[(3, "source = \"org/name@v1\"\nrevision = \"main\"")],
+            &[
+                "r.toml:4: model.revision: has no effect: the id has a revision after @ already; keep one of them",
+            ],
+        ),
+        (
             &[(3, "source = \"m/x.gguf\"\nrevision = \"main\"\ntokenizer = { vocab_size = 300 }")],
             &[
                 "r.toml:4: model.revision: has no effect: a file has no revisions; remove it, or give a hub id ORG/NAME",

@@ -39,8 +39,10 @@ fn answer(text: &str, overrides: &[&str]) -> String {
     }
 }
 
-/// Each row: what is changed, and the whole answer.
-fn check(table: &[(&[(usize, &str)], &[&str])]) {
+/// What is changed, line by line, and every line of the answer.
+type Row<'a> = (&'a [(usize, &'a str)], &'a [&'a str]);
+
+fn check(table: &[Row<'_>]) {
     for (changes, expected) in table {
         assert_eq!(answer(&with(changes), &[]), expected.join("\n"), "{changes:?}");
     }
