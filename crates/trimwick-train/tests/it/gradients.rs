@@ -46,15 +46,21 @@ fn the_norm_runs_over_all_parameters_and_clips_like_pytorch() {
         let of = |name: &str| if name == "a" { vec![2., -4.] } else { vec![4.] };
         let mut gradients = Gradients::new(&store.trainable());
         for _ in 0..3 {
-            gradients.accumulate(backward(&store, of)).unwrap();
+            gradients.accumulate(backward(&store, |name| of(name).iter().map(|g| g * 2.).collect())).unwrap();
+            assert_eq!(gradients.norm().unwrap(), 12., "{dtype:?}");
+        }
+        gradients.clip(1.).unwrap();
+        // Zeros pull the mean down; neither an old norm nor an old clipping lives on.
+        for _ in 0..3 {
+            gradients.accumulate(backward(&store, |name| vec![0.; of(name).len()])).unwrap();
         }
         // The mean gradient is (2, −4, 4), of norm 6.
         assert_eq!(gradients.norm().unwrap(), 6., "{dtype:?}");
-        assert_eq!(gradients.scale(), 1. / 3.);
+        assert_eq!(gradients.scale(), 1. / 6.);
         assert_eq!(gradients.clip(1.5).unwrap(), 6.);
-        assert!((gradients.scale() - 1.5 / (6. + 1e-6) / 3.).abs() < 1e-15);
+        assert!((gradients.scale() - 1.5 / (6. + 1e-6) / 6.).abs() < 1e-15);
         assert_eq!(gradients.clip(10.).unwrap(), 6.);
-        assert_eq!(gradients.scale(), 1. / 3., "{dtype:?}: a small gradient is not scaled up");
+        assert_eq!(gradients.scale(), 1. / 6., "{dtype:?}: a small gradient is not scaled up");
     }
 }
 

@@ -57,7 +57,7 @@ fn position() -> Position {
         micro_step: u64::MAX - 1,
         cursor: Cursor { epoch: 1 << 60, position: 7 },
         tokens: (1 << 53) + 1,
-        losses: [2.1, 0.1 + 0.2, 1.0000000000000002, 5e-324, f64::MAX, 2.2250738585072011e-308].into(),
+        losses: [2.1, 0.1 + 0.2, 1.0000000000000002, 5e-324, f64::MAX, f64::MIN_POSITIVE / 3.].into(),
         best: Some(Best { step: 2, loss: 8.41e21 }),
     }
 }

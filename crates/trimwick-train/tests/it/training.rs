@@ -1,9 +1,11 @@
 //! The loop: it learns, it reports, it refuses.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor};
-use trimwick_nn::{Init, ParamStore, Role};
+use trimwick_formats::checkpoint::CheckpointDir;
+use trimwick_nn::{CausalLm, Clock, Init, ParamStore, Role};
 use trimwick_train::{
     Decay, Distillation, Error, Outcome, Progress, Result, Schedule, StepRecord, TrainConfig, Trainer,
     Validation, ValidationRecord, Warmup, Windows,
@@ -215,6 +217,87 @@ fn settings_that_no_run_can_have_are_refused_at_once() {
         store.var_builder().get_with_hints(2, "embed.weight", Init::Const(1.)).unwrap();
         store
     }
+}
+
+/// Notes where the clock of its store is in each forward pass.
+struct Watched {
+    inner: TinyLm,
+    clock: Clock,
+    seen: Mutex<Vec<(u64, bool)>>,
+}
+
+impl CausalLm for Watched {
+    fn vocab_size(&self) -> usize {
+        self.inner.vocab_size()
+    }
+
+    fn max_context(&self) -> usize {
+        self.inner.max_context()
+    }
+
+    fn blocks(&self) -> usize {
+        self.inner.blocks()
+    }
+
+    fn block_path(&self, index: usize) -> String {
+        self.inner.block_path(index)
+    }
+
+    fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
+        self.seen.lock().unwrap().push((self.clock.step(), self.clock.training()));
+        self.inner.embed(ids)
+    }
+
+    fn block(&self, index: usize, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.inner.block(index, x)
+    }
+
+    fn head(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.inner.head(x)
+    }
+}
+
+#[test]
+fn the_clock_counts_micro_batches_and_dropout_is_off_in_validation() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoints = CheckpointDir::open(dir.path()).unwrap();
+    let mut seen = vec![];
+    // Stopped after one step, resumed for two.
+    for stop_after in [1, 9] {
+        let store = store(DType::F32, 7);
+        let model = Watched {
+            inner: TinyLm::new(&store, 0.5).unwrap(),
+            clock: store.clock().clone(),
+            seen: Mutex::default(),
+        };
+        let stop = AtomicBool::new(false);
+        let mut report = |progress: Progress<'_>| {
+            if let Progress::Step(report) = progress {
+                stop.store(report.record.step == stop_after, Ordering::Relaxed);
+            }
+        };
+        let trainer = Trainer {
+            model: &model,
+            store: &store,
+            windows: &windows(64, 8),
+            optimizer: adamw(&store),
+            schedule: Schedule::new(Decay::Constant, 0.01, 0., Warmup::Steps(0), 3).unwrap(),
+            distill: None,
+            validation: Some(Validation { windows: windows(8, 8), every: 2 }),
+            hooks: vec![],
+            config: TrainConfig { accumulate: 2, ..config(3) },
+            checkpoints: Some(&checkpoints),
+            metrics: None,
+            stop: &stop,
+            report: &mut report,
+        };
+        trainer.run().unwrap();
+        seen.extend(model.seen.into_inner().unwrap());
+    }
+    let training: Vec<u64> = seen.iter().filter(|s| s.1).map(|s| s.0).collect();
+    assert_eq!(training, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(seen.iter().position(|s| !s.1), Some(4), "the validation after step 2: {seen:?}");
+    assert_eq!(seen.len(), 7);
 }
 
 #[test]
