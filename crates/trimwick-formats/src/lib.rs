@@ -17,6 +17,10 @@
 //! **What can run code is not read.** Pickles are refused, and so are the formats of ggml from before GGUF, each with
 //! the way to convert it.
 //!
+//! **What is written is whole or not there.** [`safetensors::Writer`] streams the same bytes for the same tensors, whatever
+//! order they come in; [`atomic_write`] replaces a file in one step; [`checkpoint`] keeps a run's state through crashes
+//! and full disks, and verifies it before it is believed.
+//!
 //! **Files are read, not mapped**: see [`ByteSource`]. The crate forbids `unsafe`, and it knows neither tensors nor
 //! devices. It hands out plain vectors, so that its tests parse millions of damaged files in seconds.
 #![forbid(unsafe_code)]
