@@ -145,7 +145,7 @@ impl<'a> Plan<'a> {
         let context = self.recipe.data.context;
         let (steps, each) = (train.steps(context), train.tokens_per_step(context));
         format!(
-            "{} tokens in {} steps of {} (batch {} × accumulate {} × context {context}); rate {:?} after {} steps",
+            "{} tokens in {} steps of {} (batch {} × accumulate {} × context {context}); rate {:?}, warm-up {}",
             count(steps * each),
             count(steps),
             count(each),

@@ -20,29 +20,42 @@ pub(super) struct Survey {
     pub(super) rules: LayerRules,
 }
 
-/// Checks the recipe's files, then its layers; `None` for a hub model that is not on this machine and is not to be
+/// Checks the recipe's files and its layers; `None` for a hub model that is not on this machine and is not to be
 /// fetched.
 ///
 /// # Errors
 /// All faults of the recipe at once; [`trimwick_models::Error`] for the model's files.
 pub(super) fn survey(recipe: &Recipe, hub: Hub) -> Result<Option<Survey>> {
-    recipe.check_files()?;
-    let (origin, config) = match &recipe.model {
+    let faults = recipe.check_files().err();
+    if let Some(faults) = faults.clone().filter(|faults| faults.iter().any(|f| f.key.starts_with("model"))) {
+        return Err(faults.into());
+    }
+    let (origin, config) = match (known(recipe, hub), &faults) {
+        (Ok(Some(known)), _) => known,
+        (Ok(None), None) => return Ok(None),
+        (Err(error), None) => return Err(error),
+        // The recipe's own faults can all be told at once; what is wrong with the model is for the next time.
+        (_, Some(faults)) => return Err(faults.clone().into()),
+    };
+    let mut rules = recipe.check_layers(&layer_shapes(&config));
+    let context = recipe.check_context(config.max_position_embeddings).err();
+    for faults in faults.into_iter().chain(context) {
+        rules = Err(rules.err().map_or_else(|| faults.clone(), |known| known.and(faults.clone())));
+    }
+    Ok(Some(Survey { origin, config, rules: rules? }))
+}
+
+/// Where the model comes from, and its configuration.
+fn known(recipe: &Recipe, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
+    match &recipe.model {
         ModelSpec::Source(source) => {
             let Some(files) = open(source, hub)? else { return Ok(None) };
             // A run cannot do without, and would find out only later.
             files.require_tokenizer()?;
-            (files.origin, files.config)
+            Ok(Some((files.origin, files.config)))
         }
-        ModelSpec::Pretrain(spec) => ("random weights".to_string(), fresh_config(spec)?),
-    };
-    let layers = recipe.check_layers(&layer_shapes(&config));
-    let rules = match (layers, recipe.check_context(config.max_position_embeddings)) {
-        (Ok(rules), Ok(())) => rules,
-        (Err(faults), Ok(())) | (Ok(_), Err(faults)) => return Err(faults.into()),
-        (Err(layers), Err(context)) => return Err(layers.and(context).into()),
-    };
-    Ok(Some(Survey { origin, config, rules }))
+        ModelSpec::Pretrain(spec) => Ok(Some(("random weights".to_string(), fresh_config(spec)?))),
+    }
 }
 
 fn open(source: &RecipeSource, hub: Hub) -> Result<Option<ModelFiles>> {

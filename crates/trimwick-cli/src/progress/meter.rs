@@ -20,6 +20,8 @@ pub(crate) struct Meter {
     bar: Option<ProgressBar>,
     begun: Instant,
     last: Option<Instant>,
+    /// Whether the last part gets a line, which a result right after it makes idle.
+    ends_with_line: bool,
 }
 
 impl Meter {
@@ -34,18 +36,25 @@ impl Meter {
             bar.enable_steady_tick(Duration::from_millis(150));
             bar
         });
-        Self { label: label.into(), bar, begun: Instant::now(), last: None }
+        Self { label: label.into(), bar, begun: Instant::now(), last: None, ends_with_line: false }
+    }
+
+    /// The same with a line for the last part, for a task whose result is not told otherwise.
+    pub(crate) fn with_last_line(mut self) -> Self {
+        self.ends_with_line = true;
+        self
     }
 
     /// `done` of `total` parts are done; `facts` and the time that is left stand behind the numbers.
     pub(crate) fn at(&mut self, done: u64, total: u64, facts: &str, left: Option<f64>) {
         let left = left.filter(|_| done < total).map(|seconds| format!("{} left", duration(seconds)));
-        let facts: Vec<&str> = [facts].into_iter().chain(left.as_deref()).filter(|f| !f.is_empty()).collect();
+        // A narrow terminal cuts the end off.
+        let facts: Vec<&str> = left.as_deref().into_iter().chain([facts]).filter(|f| !f.is_empty()).collect();
         let facts = facts.join(", ");
         match &self.bar {
             Some(bar) => {
                 if bar.length().is_none() {
-                    let template = "{spinner} {prefix} {bar:28.cyan/blue} {pos}/{len}  {wide_msg}";
+                    let template = "{prefix} {bar:16.cyan/blue} {pos}/{len} {wide_msg}";
                     if let Ok(style) = ProgressStyle::with_template(template) {
                         bar.set_style(style.progress_chars("━╸─"));
                     }
@@ -76,13 +85,14 @@ impl Meter {
         self.begun.elapsed().as_secs_f64()
     }
 
-    /// Whether a line is due: for the first part and the last, and for others when there was none for a while. A task that
-    /// is over at once has no need of any but the last.
+    /// Whether a line is due: for the first part that takes a while, and then when there was none for a while.
     fn is_due(&self, done: u64, total: u64) -> bool {
+        if done == total {
+            return self.ends_with_line;
+        }
         let every = if self.begun.elapsed() < CALM_AFTER { OFTEN } else { SELDOM };
-        let waited = |since: Instant| since.elapsed() >= every;
-        let short = self.begun.elapsed() < Duration::from_secs(1);
-        done == total || (self.last.is_none() && !short) || self.last.is_some_and(waited)
+        let patience = Duration::from_secs(1);
+        self.last.map_or(self.begun.elapsed() >= patience, |last| last.elapsed() >= every)
     }
 }
 

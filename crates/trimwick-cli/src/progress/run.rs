@@ -74,7 +74,8 @@ impl<'a> RunProgress<'a> {
         (self.pace, self.saved) = (Pace::default(), None);
         // The old bar goes before the new one is drawn.
         self.meter = None;
-        self.meter = Some(Meter::new(&self.stage));
+        let meter = Meter::new(&self.stage);
+        self.meter = Some(if matches!(stage, Stage::Train(_)) { meter.with_last_line() } else { meter });
     }
 
     fn part(&mut self, done: u64, total: u64, loss: Option<f64>) {

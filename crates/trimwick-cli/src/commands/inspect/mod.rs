@@ -25,10 +25,11 @@ use zeros::Zeros;
 /// [`trimwick_formats::Error`].
 pub(super) fn inspect(args: &InspectArgs) -> Result<u8> {
     let path = &args.path;
-    let report = match is_gguf(path) {
+    let mut report = match is_gguf(path) {
         true => gguf::report(path, args.zeros)?,
         false => safetensors::report(path, args.zeros)?,
     };
+    report.tensors.sort_by_cached_key(|t| in_order(&t.name));
     print(&if args.json { plain_json(&report.json(path)) + "\n" } else { report.text(path) })?;
     Ok(DONE)
 }
@@ -41,6 +42,11 @@ fn is_gguf(path: &Path) -> bool {
     }
     let mut magic = [0; 4];
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
+}
+
+/// A key that sorts layer 2 before layer 10: the name in parts, numbers as numbers.
+fn in_order(name: &str) -> Vec<(u64, String)> {
+    name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_string())).collect()
 }
 
 /// What was found.

@@ -1,0 +1,61 @@
+//! Help and version.
+
+use std::path::Path;
+
+use crate::support::{ran, trimwick};
+
+#[test]
+fn every_verb_explains_itself_and_the_exit_codes() {
+    let here = Path::new(".");
+    for verb in [&[][..], &["run"], &["check"], &["eval"], &["generate"], &["inspect"], &["recipes"]] {
+        let args = [verb, &["--help"]].concat();
+        let (code, stdout, stderr) = ran(here, &args);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+        for expected in
+            ["Usage: trimwick", "Exit codes:", "  2    bad input", "  130  stopped by SIGINT", "  143"]
+        {
+            assert!(stdout.contains(expected), "{args:?}: no {expected:?} in\n{stdout}");
+        }
+    }
+}
+
+#[test]
+fn arguments_are_all_in_the_help() {
+    for (verb, expected) in [
+        ("run", &["<RECIPE>", "[KEY=VALUE]", "--out <DIR>", "--json", "runs/NAME"][..]),
+        ("check", &["<RECIPE>", "[KEY=VALUE]", "--json"]),
+        (
+            "eval",
+            &["<MODEL>", "--text <FILE>", "--context", "--tokens", "--format", "--field", "--separator"],
+        ),
+        ("generate", &["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed"]),
+        ("inspect", &["<PATH>", "--zeros", "--json"]),
+        ("recipes", &["ls", "cp", "keys"]),
+    ] {
+        let (_, stdout, _) = ran(Path::new("."), &[verb, "--help"]);
+        for expected in expected {
+            assert!(stdout.contains(expected), "{verb}: no {expected:?} in\n{stdout}");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_the_crate_s() {
+    let (code, stdout, _) = ran(Path::new("."), &["--version"]);
+    assert_eq!((code, stdout), (0, format!("trimwick {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn without_a_verb_there_is_help_and_an_error_code() {
+    let (code, stdout, stderr) = ran(Path::new("."), &[]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("Usage: trimwick"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = trimwick(Path::new("."), &["recipes", "keys"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let (code, _, stderr) = crate::support::told(&child.wait_with_output().unwrap());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}

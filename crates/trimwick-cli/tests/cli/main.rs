@@ -1,0 +1,10 @@
+//! The real binary, driven as a user drives it.
+
+mod bad_input;
+mod help;
+mod inspect;
+mod interrupted;
+mod models;
+mod recipes;
+mod run;
+mod support;

@@ -1,0 +1,162 @@
+//! `trimwick check` and `trimwick run` from beginning to end.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{done, json, prune_recipe, ran, summary, workshop};
+
+const ARMS: [&str; 6] = ["dense", "dense_tuned", "pruned_magnitude", "pruned", "recovered", "exported"];
+
+#[test]
+fn a_run_prunes_recovers_proves_and_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("small.toml"), prune_recipe(30)).unwrap();
+    let (code, stdout, stderr) = ran(dir.path(), &["run", "small.toml"]);
+    assert_eq!(code, 0, "{stderr}");
+    let run = dir.path().join("runs/small");
+    let found = summary(&run);
+
+    // The numbers.
+    let arms = found["arms"].as_array().unwrap();
+    assert_eq!(arms.iter().map(|a| a["name"].as_str().unwrap()).collect::<Vec<_>>(), ARMS);
+    let loss = |name: &str| arms.iter().find(|a| a["name"] == name).unwrap()["loss"].as_f64().unwrap();
+    assert!(loss("dense") < loss("pruned_magnitude"), "{found:#}");
+    assert!(loss("recovered") < loss("pruned_magnitude"), "{found:#}");
+    assert_eq!(arms[4]["train_tokens"], 30 * 2 * 32);
+    assert_eq!((&arms[4]["context"], &arms[4]["eval_tokens"]), (&json!(32), &json!(1024)));
+    assert_eq!((&found["pattern"], &found["groups_violating"]), (&json!("2:4"), &json!(0)));
+    assert_eq!(found["seed"], 42);
+    for file in ["model.safetensors", "config.json", "tokenizer.json"] {
+        assert!(run.join("model").join(file).is_file() && found["digests"][file].is_string(), "{file}");
+    }
+    assert_eq!(fs::read_to_string(run.join("metrics.jsonl")).unwrap().lines().count(), 30);
+
+    // What is said.
+    for expected in [
+        "perplexity @ 32   against dense   tokens trained\n",
+        "\nrecovered ",
+        "gap recovered: ",
+        "proof: 0 of ",
+        " groups violate 2:4, proved on the written bytes; ",
+        "model: runs/small/model (",
+        "summary: runs/small/summary.json\n",
+    ] {
+        assert!(stdout.contains(expected), "no {expected:?} in\n{stdout}");
+    }
+    for expected in ["dense: loss ", "recovered: training: 30/30, loss ", "perplexity "] {
+        assert!(stderr.contains(expected), "no {expected:?} in\n{stderr}");
+    }
+    assert!(!stderr.contains("continues") && !stderr.contains('\u{1b}'), "{stderr}");
+
+    // Other verbs see the same.
+    let files = json(dir.path(), &["inspect", "runs/small/model", "--zeros", "--json"]);
+    assert_eq!(files["totals"]["parameters"], found["parameters"]);
+    assert_eq!(files["totals"]["zeros"], found["zeros"]);
+    let holds = |t: &&Value| t["holds_2_4"] == true;
+    assert_eq!(files["tensors"].as_array().unwrap().iter().filter(holds).count(), 2 * 7);
+    let eval = format!("{}/eval.txt", workshop().display());
+    let args = ["eval", "runs/small/model", "--text", &eval, "--context", "32", "--tokens", "1024", "--json"];
+    assert_eq!(json(dir.path(), &args)["loss"].as_f64(), arms[5]["loss"].as_f64());
+
+    // Again: nothing is left to do, and the same is told.
+    let before = fs::read(run.join("model/model.safetensors")).unwrap();
+    let (code, stdout, stderr) = ran(dir.path(), &["run", "small.toml", "--json"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("continues an earlier run of this recipe\n"), "{stderr}");
+    assert!(stderr.contains("dense: loss ") && stderr.contains(", from before\n"), "{stderr}");
+    assert!(!stderr.contains("training: 1/"), "{stderr}");
+    let mut printed: Value = serde_json::from_str(&stdout).unwrap();
+    let map = printed.as_object_mut().unwrap();
+    assert!(map.remove("seconds").is_some() && map.remove("peak_rss_bytes").is_some());
+    assert_eq!(printed, found);
+    assert_eq!(fs::read(run.join("model/model.safetensors")).unwrap(), before);
+
+    // The recipe that it leaves behind is the run.
+    done(dir.path(), &["run", "runs/small/recipe.toml", "--out", "again"]);
+    assert_eq!(summary(&dir.path().join("again"))["digests"], found["digests"]);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.toml"), prune_recipe(4)).unwrap();
+    let digests = |threads: &str| {
+        let mut command = crate::support::trimwick(dir.path(), &["run", "r.toml", "--out", threads]);
+        let output = command.env("RAYON_NUM_THREADS", threads).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        summary(&dir.path().join(threads))
+    };
+    assert_eq!(digests("1"), digests("3"));
+}
+
+#[test]
+fn a_check_says_what_a_run_would_do_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.toml"), prune_recipe(30)).unwrap();
+    // The weights are not read: they may be as broken as they like.
+    let tiny = dir.path().join("tiny");
+    fs::create_dir(&tiny).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(workshop().join("tiny").join(file), tiny.join(file)).unwrap();
+    }
+    let weights = tiny.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4096..].fill(0xff);
+    fs::write(&weights, bytes).unwrap();
+
+    let args = ["check", "r.toml", "model.source=./tiny", "prune.exclude=[\"*.down_proj\"]"];
+    let text = done(dir.path(), &args);
+    for expected in [
+        "model       tiny: ",
+        "model.layers.0-1.self_attn.q_proj ",
+        "2:4 by prune.layers \"model.layers.*\"",
+        "dense by prune.exclude \"*.down_proj\"",
+        " weights in 12 layers become zero, ",
+        "training    1,920 tokens in 30 steps of 64 (batch 2 × accumulate 1 × context 32); rate 0.003, warm-up 2\n",
+        "arms        dense, dense_tuned, pruned_magnitude, pruned, recovered, exported\n",
+        "out         runs/r\n",
+        "the recipe is sound\n",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    let value = json(dir.path(), &[&args[..], &["--json"]].concat());
+    let layers = value["layers"].as_array().unwrap();
+    let pruned: u64 = layers
+        .iter()
+        .filter(|l| l["pruned"] == true)
+        .map(|l| l["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product::<u64>())
+        .sum();
+    assert_eq!(value["pruned_parameters"], pruned);
+    assert_eq!(value["zeros"], pruned / 2);
+    assert_eq!(value["training"]["tokens"], 1920);
+    assert!(!dir.path().join("runs").exists());
+
+    // What it would do is what it does.
+    let args = ["run", "r.toml", "prune.exclude=[\"*.down_proj\"]", "train.steps=2", "compare.arms=[]"];
+    done(dir.path(), &args);
+    let found = summary(&dir.path().join("runs/r"));
+    assert_eq!(found["parameters"], value["parameters"]);
+    assert!(found["zeros"].as_u64() >= value["zeros"].as_u64());
+}
+
+#[test]
+fn a_pretraining_recipe_and_a_model_of_the_hub_can_be_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = fs::read_to_string(workshop().join("pretrain.toml")).unwrap();
+    fs::write(dir.path().join("p.toml"), recipe).unwrap();
+    for file in ["train.txt", "eval.txt"] {
+        fs::copy(workshop().join(file), dir.path().join(file)).unwrap();
+    }
+    let value = json(dir.path(), &["check", "p.toml", "--json"]);
+    assert_eq!(value["arms"], json!(["trained", "exported"]));
+    let made = json(workshop(), &["inspect", "tiny", "--json"]);
+    assert_eq!(value["parameters"], made["totals"]["parameters"]);
+
+    fs::write(dir.path().join("h.toml"), prune_recipe(3)).unwrap();
+    let args = ["check", "h.toml", "model.source=org/no-such-model"];
+    let text = done(dir.path(), &args);
+    assert!(text.contains("org/no-such-model: not on this machine; `run` downloads it"), "{text}");
+    assert!(!text.contains("\nlayers ") && text.ends_with("the recipe is sound\n"), "{text}");
+}
