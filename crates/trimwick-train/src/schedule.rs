@@ -18,7 +18,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// The peak rate to the end; a least rate has no meaning.
+    /// The peak rate to the end; the least rate is the peak, and may be given as that or as 0.
     Constant,
     /// A straight line to the least rate.
     Linear,
@@ -51,7 +51,7 @@ impl Schedule {
     /// A schedule over `steps` steps.
     ///
     /// # Errors
-    /// No steps; a rate that is not finite or not positive; a least rate above the peak, or given for a constant
+    /// No steps; a rate that is not finite or not positive; a least rate above the peak, or below it for a constant
     /// rate; a warmup that leaves no step.
     pub fn new(decay: Decay, peak: f64, least: f64, warmup: Warmup, steps: u64) -> Result<Self> {
         if steps == 0 {
@@ -63,8 +63,9 @@ impl Schedule {
         if !(0. ..=peak).contains(&least) {
             return Err(Error::setting("min_lr", format!("a number from 0 to lr = {peak}"), least));
         }
-        if decay == Decay::Constant && least != 0. {
-            return Err(Error::setting("min_lr", "none with a constant schedule, which never decays", least));
+        if decay == Decay::Constant && least != 0. && least != peak {
+            let expected = format!("0 or lr = {peak} with a constant schedule, which never decays");
+            return Err(Error::setting("min_lr", expected, least));
         }
         let warmup = match warmup {
             Warmup::Steps(n) if n >= steps => {
@@ -115,7 +116,7 @@ mod tests {
         // (decay, peak, least, warmup, steps, [(step, rate)])
         let cases = [
             (Constant, 0.5, 0., Steps(0), 4, vec![(0, 0.5), (3, 0.5), (9, 0.5)]),
-            (Constant, 0.5, 0., Steps(3), 8, vec![(0, 0.125), (1, 0.25), (2, 0.375), (3, 0.5), (7, 0.5)]),
+            (Constant, 0.5, 0.5, Steps(3), 8, vec![(0, 0.125), (1, 0.25), (2, 0.375), (3, 0.5), (7, 0.5)]),
             (Linear, 1., 0.2, Steps(0), 4, vec![(0, 1.), (1, 0.8), (2, 0.6), (3, 0.4), (4, 0.2), (9, 0.2)]),
             (Linear, 1., 0., Steps(1), 5, vec![(0, 0.5), (1, 1.), (2, 0.75), (3, 0.5), (4, 0.25), (5, 0.)]),
             (Cosine, 2., 0., Steps(0), 4, vec![(0, 2.), (1, 1. + 0.5f64.sqrt()), (2, 1.), (4, 0.)]),
