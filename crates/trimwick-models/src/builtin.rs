@@ -25,10 +25,18 @@ pub struct Text {
 }
 
 /// Every built-in model.
-pub static MODELS: &[Model] = &[];
+pub static MODELS: &[Model] = &[Model {
+    name: "tiny-llama",
+    config: include_str!("../assets/tiny-llama/config.json"),
+    tokenizer: include_str!("../assets/tiny-llama/tokenizer.json"),
+    weights: include_bytes!("../assets/tiny-llama/model.safetensors"),
+}];
 
-/// Every built-in text.
-pub static TEXTS: &[Text] = &[];
+/// Every built-in text: State of the Union addresses, 1960–2008 to train on and 2009–2021 held out.
+pub static TEXTS: &[Text] = &[
+    Text { name: "sotu-train", text: include_str!("../assets/text/sotu_train.txt") },
+    Text { name: "sotu-eval", text: include_str!("../assets/text/sotu_heldout.txt") },
+];
 
 /// The built-in model of a name, without `builtin:`.
 pub fn model(name: &str) -> Option<&'static Model> {

@@ -12,6 +12,8 @@ mod gguf;
 mod hub;
 mod options;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::fmt;

@@ -3,18 +3,16 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::blueprint::{Blueprint, Bpe, Model, Names, check_vocab};
-use super::{guarded, regex};
+use super::parts::part;
 use crate::error::{Error, Result, quote, show};
 
 const NAMES: Names = Names { vocab: "model.vocab", merges: "model.merges" };
-/// Published files nest their parts at most four deep.
-const MAX_DEPTH: usize = 16;
 /// Published files have at most a few thousand added tokens.
 const MAX_ADDED: usize = 1 << 20;
 
@@ -213,42 +211,6 @@ fn added(list: Vec<Added>, model: &Model, origin: &str) -> Result<Vec<(u32, Adde
         special: a.special,
     };
     Ok(pairs.iter().map(|(_, id)| *id).zip(list.into_iter().map(token)).collect())
-}
-
-/// One of the parts that are small tables; the crate reads it after its patterns and numbers are checked.
-fn part<T: DeserializeOwned>(value: Option<Value>, at: &str, origin: &str) -> Result<Option<T>> {
-    let Some(value) = value.filter(|v| !v.is_null()) else { return Ok(None) };
-    check_part(&value, at, origin, 0)?;
-    guarded(origin, at, || Ok(serde_json::from_value(value)?)).map(Some)
-}
-
-fn check_part(value: &Value, at: &str, origin: &str, depth: usize) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Error::tokenizer(origin, at, format!("parts at most {MAX_DEPTH} deep"), "deeper ones"));
-    }
-    match value {
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .try_for_each(|(i, item)| check_part(item, &format!("{at}[{i}]"), origin, depth + 1)),
-        Value::Object(map) => {
-            let kind = map.get("type").and_then(Value::as_str);
-            if kind == Some("FixedLength") && map.get("length").and_then(Value::as_u64) == Some(0) {
-                return Err(Error::tokenizer(origin, format!("{at}.length"), "at least 1", "0"));
-            }
-            for (key, item) in map {
-                if key == "Regex"
-                    && let Some(found) = item.as_str().and_then(regex::refusal)
-                {
-                    let expected = "a pattern that takes linear time";
-                    return Err(Error::tokenizer(origin, format!("{at}.{key}"), expected, found));
-                }
-                check_part(item, &format!("{at}.{}", quote(key).trim_matches('"')), origin, depth + 1)?;
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// `model.vocab`: tokens to ids (BPE) or pairs of token and score (Unigram). Repeated tokens are kept, to be refused.

@@ -11,6 +11,7 @@ mod cuts;
 mod gguf_bpe;
 mod gguf_spm;
 mod json;
+mod parts;
 mod pre;
 mod regex;
 #[cfg(test)]
