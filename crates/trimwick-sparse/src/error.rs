@@ -4,13 +4,17 @@
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A pattern that does not parse or makes no sense.
-    #[error("sparsity pattern {found:?}: expected N:M with 0 < N < M ≤ 64 (such as 2:4), or unstructured with a sparsity in (0, 1)")]
+    #[error(
+        "sparsity pattern {found:?}: expected N:M with 0 < N < M ≤ 64 (such as 2:4), or unstructured with a sparsity in (0, 1)"
+    )]
     Pattern {
         /// The pattern as given.
         found: String,
     },
     /// The pattern's groups do not divide the layer's inputs.
-    #[error("{layer}: pattern {pattern} needs groups of {group} inputs, but the layer has {inputs} ({inputs} % {group} ≠ 0); exclude it or choose another pattern")]
+    #[error(
+        "{layer}: pattern {pattern} needs groups of {group} inputs, but the layer has {inputs} ({inputs} % {group} ≠ 0); exclude it or choose another pattern"
+    )]
     Shape {
         /// Layer path.
         layer: String,
@@ -22,7 +26,9 @@ pub enum Error {
         inputs: usize,
     },
     /// A method needs calibration data where none was seen.
-    #[error("{layer}: {method} needs the layer's inputs, but none were seen in calibration; run it on a model with calibration data")]
+    #[error(
+        "{layer}: {method} needs the layer's inputs, but none were seen in calibration; run it on a model with calibration data"
+    )]
     NoStatistics {
         /// Layer path.
         layer: String,
@@ -30,7 +36,9 @@ pub enum Error {
         method: &'static str,
     },
     /// NaN or infinity in a weight or a statistic.
-    #[error("{layer}: {what} holds a NaN or infinity at element {index}; the weights or the calibration data are broken")]
+    #[error(
+        "{layer}: {what} holds a NaN or infinity at element {index}; the weights or the calibration data are broken"
+    )]
     NonFinite {
         /// Layer path.
         layer: String,
@@ -48,7 +56,9 @@ pub enum Error {
         source: trimwick_kernels::Error,
     },
     /// A method that cannot take this kind of layer.
-    #[error("{layer}: {method} prunes linear layers only; use magnitude for convolutions, or exclude the layer")]
+    #[error(
+        "{layer}: {method} prunes linear layers only; use magnitude for convolutions, or exclude the layer"
+    )]
     Kind {
         /// Layer path.
         layer: String,
@@ -56,7 +66,9 @@ pub enum Error {
         method: &'static str,
     },
     /// The Hessian could not be factored, even with damping raised.
-    #[error("{layer}: the Hessian is not positive definite even with damping {damping}; give more calibration tokens or raise prune.damping")]
+    #[error(
+        "{layer}: the Hessian is not positive definite even with damping {damping}; give more calibration tokens or raise prune.damping"
+    )]
     Cholesky {
         /// Layer path.
         layer: String,

@@ -134,7 +134,9 @@ mod tests {
         for text in ["2:4", "4:8", "1:4", "unstructured 0.5"] {
             assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
         }
-        for text in ["", "2", "4:4", "0:4", "2:128", "unstructured", "unstructured 1", "unstructured NaN", "2:4:8"] {
+        for text in
+            ["", "2", "4:4", "0:4", "2:128", "unstructured", "unstructured 1", "unstructured NaN", "2:4:8"]
+        {
             assert!(text.parse::<Pattern>().is_err(), "{text}");
         }
     }

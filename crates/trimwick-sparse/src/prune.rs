@@ -71,9 +71,8 @@ pub fn prune_model(
         let prefix = format!("{}.", model.block_path(index));
         layers.retain(|l| l.path().starts_with(&prefix))
     };
-    let of_head = layers.retain(|l| {
-        !(0..model.blocks()).any(|i| l.path().starts_with(&format!("{}.", model.block_path(i))))
-    });
+    let of_head = layers
+        .retain(|l| !(0..model.blocks()).any(|i| l.path().starts_with(&format!("{}.", model.block_path(i)))));
     let total = model.blocks() + usize::from(!of_head.is_empty());
     let mut states = windows.iter().map(|ids| Ok(model.embed(ids)?.detach())).collect::<Result<Vec<_>>>()?;
     for index in 0..model.blocks() {
@@ -99,9 +98,8 @@ fn prune_stage(
     propagate: Propagate,
     forward: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
 ) -> Result<Vec<Tensor>> {
-    let run = |states: &[Tensor]| {
-        states.iter().map(|x| Ok(forward(x)?.detach())).collect::<Result<Vec<Tensor>>>()
-    };
+    let run =
+        |states: &[Tensor]| states.iter().map(|x| Ok(forward(x)?.detach())).collect::<Result<Vec<Tensor>>>();
     if layers.is_empty() {
         return run(&states);
     }
@@ -125,7 +123,12 @@ fn check(layers: &Layers, pattern: Pattern) -> Result<()> {
     layers.iter().try_for_each(|l| pattern.check(l.path(), Geometry::of(l).cols))
 }
 
-fn prune_layer(layer: &Layer, pattern: Pattern, method: &dyn Method, stats: Option<&InputStats>) -> Result<()> {
+fn prune_layer(
+    layer: &Layer,
+    pattern: Pattern,
+    method: &dyn Method,
+    stats: Option<&InputStats>,
+) -> Result<()> {
     let geometry = Geometry::of(layer);
     let mut values = geometry.gather(layer)?;
     if let Some(index) = values.iter().position(|w| !w.is_finite()) {

@@ -111,7 +111,8 @@ impl MaskSchedule {
             let weight = Weight { layer: layer.path(), values: &mut values, cols: geometry.cols };
             let bits = geometry.scatter_bits(&Magnitude.prune(weight, pattern, None)?);
             if let Some(old) = mask::bits(layer)? {
-                self.flips += old.iter().zip(&bits).map(|(a, b)| u64::from((a ^ b).count_ones())).sum::<u64>();
+                self.flips +=
+                    old.iter().zip(&bits).map(|(a, b)| u64::from((a ^ b).count_ones())).sum::<u64>();
             }
             set(layer, &bits)?;
         }
@@ -130,7 +131,11 @@ fn stage(pattern: Pattern, step: u64, end: u64) -> Result<Option<Pattern>> {
             if dropped == 0 { Ok(None) } else { Pattern::nm(m - dropped, m).map(Some) }
         }
         Pattern::Unstructured { sparsity } => {
-            if share == 0. { Ok(None) } else { Pattern::unstructured(sparsity * share).map(Some) }
+            if share == 0. {
+                Ok(None)
+            } else {
+                Pattern::unstructured(sparsity * share).map(Some)
+            }
         }
     }
 }

@@ -142,7 +142,13 @@ fn choose_in_block(w: &[f64], u: &[f64], kept: &mut [bool], [from, to, cols]: [u
 
 /// Prunes the columns of a block, passing each column's error on inside the block. Gives the errors
 /// `[rows, to − from]`.
-fn sweep(w: &mut [f64], u: &[f64], kept: &mut [bool], [from, to, cols]: [usize; 3], pattern: Pattern) -> Vec<f64> {
+fn sweep(
+    w: &mut [f64],
+    u: &[f64],
+    kept: &mut [bool],
+    [from, to, cols]: [usize; 3],
+    pattern: Pattern,
+) -> Vec<f64> {
     let width = to - from;
     let mut errors = vec![0.; w.len() / cols * width];
     let rows = w.par_chunks_exact_mut(cols).zip(kept.par_chunks_exact_mut(cols));

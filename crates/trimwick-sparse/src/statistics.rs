@@ -89,7 +89,8 @@ impl Collection {
             .into_iter()
             .map(|(layer, collector, guard)| {
                 drop(guard);
-                let stats = std::mem::take(&mut *collector.stats.lock().unwrap_or_else(PoisonError::into_inner));
+                let stats =
+                    std::mem::take(&mut *collector.stats.lock().unwrap_or_else(PoisonError::into_inner));
                 if stats.tokens == 0 {
                     return Err(Error::NoStatistics { layer: layer.path().into(), method });
                 }

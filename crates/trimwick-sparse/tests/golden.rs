@@ -33,10 +33,18 @@ fn check(name: &str, pattern: Pattern, method: &dyn Method, updated: bool) {
         let differ = mask.iter().zip(&want).filter(|(a, b)| f64::from(**a) != **b).count();
         assert_eq!(differ, 0, "{case} {name}: {differ} of {} mask bits differ", want.len());
         if updated {
-            assert_close(&fc.layer().weight().tensor(), &golden.tensor(&format!("{name}.weight")), 1e-4, 1e-4);
+            assert_close(
+                &fc.layer().weight().tensor(),
+                &golden.tensor(&format!("{name}.weight")),
+                1e-4,
+                1e-4,
+            );
         }
         let zeros = values(&fc.layer().weight().tensor());
-        assert!(zeros.iter().zip(&want).all(|(w, keep)| *keep == 1. || w.to_bits() == 0), "{case}: dropped is +0.0");
+        assert!(
+            zeros.iter().zip(&want).all(|(w, keep)| *keep == 1. || w.to_bits() == 0),
+            "{case}: dropped is +0.0"
+        );
     }
 }
 

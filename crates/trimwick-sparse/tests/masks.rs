@@ -91,7 +91,9 @@ fn what_cannot_be_pruned_is_refused_by_name_before_anything_changes() {
     let e = prune_with(&store.layers(), Pattern::TWO_FOUR, &Wanda, || Ok(())).unwrap_err().to_string();
     assert!(e.contains("fc"), "{e}");
     let broken = Tensor::full(f32::NAN, (2, 8), &Device::Cpu).unwrap();
-    let e = prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || fc.forward(&broken).map(drop));
+    let e = prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || {
+        fc.forward(&broken).map(drop)
+    });
     assert!(e.unwrap_err().to_string().contains("fc"));
     fc.layer().weight().set(&Tensor::full(f32::NAN, (4, 8), &Device::Cpu).unwrap()).unwrap();
     assert!(prune(&store.layers(), Pattern::TWO_FOUR, &Magnitude).unwrap_err().to_string().contains("NaN"));
@@ -103,11 +105,13 @@ fn a_dead_input_costs_nothing_and_a_dead_layer_is_not_a_crash() {
     let mut x = vec![0f32; 40 * 16];
     x.iter_mut().enumerate().filter(|(i, _)| i % 16 != 3).for_each(|(i, v)| *v = ((i * 37) % 11) as f32 - 5.);
     let x = Tensor::from_vec(x, (40, 16), &Device::Cpu).unwrap();
-    prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || fc.forward(&x).map(drop)).unwrap();
+    prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || fc.forward(&x).map(drop))
+        .unwrap();
     assert!(values(&fc.layer().weight().tensor()).iter().all(|v| v.is_finite()));
     let (store, fc) = model(16, 8);
     let zeros = Tensor::zeros((4, 16), DType::F32, &Device::Cpu).unwrap();
-    prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || fc.forward(&zeros).map(drop)).unwrap();
+    prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || fc.forward(&zeros).map(drop))
+        .unwrap();
     assert_eq!(violations(&store.layers(), Pattern::TWO_FOUR).unwrap(), 0);
 }
 
@@ -137,7 +141,10 @@ fn the_same_bits_on_any_number_of_threads() {
         pool.install(|| {
             let (store, fc) = model(64, 32);
             let x = input(100, 64);
-            prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || fc.forward(&x).map(drop)).unwrap();
+            prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), || {
+                fc.forward(&x).map(drop)
+            })
+            .unwrap();
             fc.layer().weight().tensor().copy().unwrap()
         })
     };

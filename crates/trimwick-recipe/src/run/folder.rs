@@ -35,6 +35,8 @@ pub(crate) struct RunFolder {
     // Holds the folder's lock for as long as the run lasts.
     _lock: CheckpointDir,
     cost: Cost,
+    /// When the last stage of this process ended.
+    mark: Instant,
 }
 
 impl RunFolder {
@@ -58,7 +60,7 @@ impl RunFolder {
             }
             Err(source) => return Err(RunError::Io { path: named, source }),
         }
-        Ok(Self { path: path.into(), fingerprint, _lock: lock, cost: Cost::default() })
+        Ok(Self { path: path.into(), fingerprint, _lock: lock, cost: Cost::default(), mark: Instant::now() })
     }
 
     /// A path in the folder.
@@ -90,10 +92,12 @@ impl RunFolder {
         Ok(Some(record.result))
     }
 
-    /// Records a stage as done: from here on no run of the recipe repeats it.
-    pub(crate) fn finish<T: Serialize>(&mut self, stage: &str, begun: Instant, result: &T) -> Result<()> {
+    /// Records a stage as done: from here on no run of the recipe repeats it. All time since the stage before
+    /// counts as its own.
+    pub(crate) fn finish<T: Serialize>(&mut self, stage: &str, result: &T) -> Result<()> {
         let path = self.record(stage);
-        let (seconds, peak_rss_bytes) = (begun.elapsed().as_secs_f64(), peak_rss_bytes());
+        let (seconds, peak_rss_bytes) = (self.mark.elapsed().as_secs_f64(), peak_rss_bytes());
+        self.mark = Instant::now();
         let record = Record { fingerprint: self.fingerprint.clone(), seconds, peak_rss_bytes, result };
         let text = serde_json::to_vec_pretty(&record)
             .map_err(|source| RunError::Record { path: path.clone(), source })?;

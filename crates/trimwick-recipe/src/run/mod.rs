@@ -235,14 +235,13 @@ impl Run<'_, '_> {
             self.known(name, arm);
             return Ok(());
         }
-        let begun = Instant::now();
         (self.report)(Event::Begin(Stage::Evaluate(name)));
         let report = &mut self.report;
         let mut progress = |done, total, loss| report(Event::Part { done, total, loss: Some(loss) });
         let options = EvaluateOptions::default();
         let evaluation = evaluate(&built.model, &Device::Cpu, &self.held_out, options, &mut progress)?;
         let arm = MeasuredArm::new(name, &evaluation, tokens);
-        self.folder.finish(name, begun, &arm)?;
+        self.folder.finish(name, &arm)?;
         (self.report)(Event::Measured(&arm));
         self.arms.push(arm);
         Ok(())
@@ -261,12 +260,11 @@ impl Run<'_, '_> {
             None => None,
         };
         let folder = self.folder.at("model");
-        let begun = Instant::now();
         (self.report)(Event::Begin(Stage::Export));
         let Origin { config, tokenizer, .. } = self.origin;
         let written = export::export(&built.store, config, tokenizer, recipe.export.dtype, pattern, &folder)?;
         if self.folder.done::<Written>("export")?.is_none() {
-            self.folder.finish("export", begun, &written)?;
+            self.folder.finish("export", &written)?;
         }
         let exported = || {
             let source = crate::ModelSource::Folder(folder.clone());
