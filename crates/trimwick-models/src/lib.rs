@@ -47,6 +47,7 @@ mod llama;
 mod names;
 mod sampling;
 pub mod source;
+mod text_file;
 mod tokenizer;
 
 pub use config::{Arch, LlamaConfig, MAX_VOCAB};

@@ -350,4 +350,12 @@ fn offline_without_the_model_says_so() {
     let cache = tempfile::tempdir().unwrap();
     let error = fetch(ID, offline(cache.path())).unwrap_err().to_string();
     assert!(error.contains("HF_HUB_OFFLINE") && error.contains(ID), "{error}");
+
+    // Half a model in the cache is told as such.
+    let server = Server::start(repository(), Fault::None);
+    fetch(ID, server.options(cache.path())).unwrap();
+    let snapshot = cache.path().join("models--test-org--tiny.llama_v2/snapshots").join(COMMIT);
+    std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+    let error = fetch(ID, offline(cache.path())).unwrap_err().to_string();
+    assert!(error.contains("weights are not in the cache"), "{error}");
 }

@@ -137,7 +137,7 @@ fn linear_scaling(keys: &Keys) -> Result<Option<RopeScaling>> {
     let kind = keys.file.get_str(&keys.full("rope.scaling.type"))?;
     match (kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }), factor) {
         ("none", _) => Ok(None),
-        ("linear", Some(factor)) if factor == 1.0 => Ok(None),
+        ("linear", Some(1.0)) => Ok(None),
         ("linear", Some(factor)) => Ok(Some(RopeScaling::Linear { factor: tidy(factor) })),
         ("linear", None) => Err(keys.wrong("rope.scaling.factor", "a number", "nothing")),
         (other, _) => Err(Error::unsupported(

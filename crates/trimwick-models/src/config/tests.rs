@@ -250,7 +250,8 @@ fn python_nan_is_explained() {
 #[test]
 fn a_struct_made_by_hand_is_held_to_the_same_rules() {
     let good = read(&tiny_llama()).unwrap();
-    let breakers: [(&str, fn(&mut LlamaConfig)); 11] = [
+    type Breaker = fn(&mut LlamaConfig);
+    let breakers: [(&str, Breaker); 11] = [
         ("rope_theta", |c| c.rope_theta = f64::NAN),
         ("rope_theta", |c| c.rope_theta = f64::INFINITY),
         ("rms_norm_eps", |c| c.rms_norm_eps = f64::NAN),

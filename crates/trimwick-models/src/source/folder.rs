@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use trimwick_formats::ByteSource;
 use trimwick_formats::folder::ModelFolder;
 use trimwick_formats::safetensors::{Dtype, SafetensorsFile, TensorInfo};
 
@@ -12,12 +11,11 @@ use super::parse::{listing, no_such_folder};
 use super::weights::{Stored, Weights};
 use crate::config::{LlamaConfig, token_ids};
 use crate::error::{Error, Result, quote};
+use crate::text_file::{MAX_TOKENIZER, read_text};
 use crate::tokenizer::Tokenizer;
 
 /// Longest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
-/// Longest tokenizer that is read, in bytes; the largest published ones have 35 MB.
-const MAX_TOKENIZER: u64 = 512 << 20;
 
 /// Opens a folder; `origin` is where it came from.
 pub(super) fn open(path: &Path, origin: String) -> Result<ModelFiles> {
@@ -116,30 +114,6 @@ pub(super) fn check_vocab(
 fn parse(text: &str, at: &str) -> Result<serde_json::Value> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(text).map_err(|e| Error::Json { origin: at.into(), reason: e.to_string() })
-}
-
-/// The text of a regular file of at most `limit` bytes; `None` if it does not exist. A pipe in its place is refused
-/// rather than waited for.
-fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "look at", error)),
-        Ok(_) => {}
-    }
-    let source = ByteSource::open(path)?;
-    let shown = || path.display().to_string();
-    if source.len() > limit {
-        return Err(Error::Json {
-            origin: shown(),
-            reason: format!("{} bytes, above {limit}", source.len()),
-        });
-    }
-    let bytes = source.read_vec(0, source.len())?;
-    let text = String::from_utf8(bytes).map_err(|e| Error::Json {
-        origin: shown(),
-        reason: format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()),
-    })?;
-    Ok(Some(text))
 }
 
 fn describe(info: &TensorInfo) -> (Vec<usize>, Option<String>) {

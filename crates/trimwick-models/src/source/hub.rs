@@ -33,13 +33,17 @@ pub(super) fn fetch(id: &str, revision: &str, options: &HubOptions) -> Result<(P
     }
     if hub.get("model.safetensors", &commit)?.is_none() {
         let Some(index) = hub.get("model.safetensors.index.json", &commit)? else {
+            if options.offline {
+                return Err(hub.fault("its weights are not in the cache, and HF_HUB_OFFLINE is set"));
+            }
             let reason = "no model.safetensors and no model.safetensors.index.json there; \
                           pickles (.bin, .pt) are not loaded: take a safetensors revision";
             return Err(hub.fault(reason));
         };
         for shard in shards(&index)? {
             if hub.get(&shard, &commit)?.is_none() {
-                return Err(hub.fault(&format!("shard {} of the index is missing", quote(&shard))));
+                let place = if options.offline { "in the cache, and HF_HUB_OFFLINE is set" } else { "there" };
+                return Err(hub.fault(&format!("shard {} of its index is not {place}", quote(&shard))));
             }
         }
     }

@@ -118,14 +118,16 @@ impl Default for OpenOptions {
 mod tests {
     use super::*;
 
-    fn read(pairs: &[(&str, &str)]) -> HubOptions {
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+
+    fn read(pairs: Variables) -> HubOptions {
         let find = |name: &str| pairs.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_string());
         HubOptions::from_lookup(find)
     }
 
     #[test]
     fn the_cache_is_found_as_the_python_tools_find_it() {
-        let table: [(&[(&str, &str)], Option<&str>); 6] = [
+        let table: [(Variables, Option<&str>); 6] = [
             (&[("HOME", "/h")], Some("/h/.cache/huggingface/hub")),
             (&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], Some("/x/huggingface/hub")),
             (&[("HOME", "/h"), ("HF_HOME", "/hf")], Some("/hf/hub")),
@@ -156,7 +158,7 @@ mod tests {
         std::fs::write(&other, "hf_from_path").unwrap();
         let home = dir.path().to_str().unwrap();
         let path = other.to_str().unwrap();
-        let table: [(&[(&str, &str)], Option<&str>); 4] = [
+        let table: [(Variables, Option<&str>); 4] = [
             (&[("HF_TOKEN", " hf_direct "), ("HF_HOME", home)], Some("hf_direct")),
             (&[("HF_TOKEN_PATH", path), ("HF_HOME", home)], Some("hf_from_path")),
             (&[("HF_HOME", home)], Some("hf_from_home")),

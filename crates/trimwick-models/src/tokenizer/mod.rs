@@ -26,6 +26,7 @@ use rayon::prelude::*;
 use trimwick_formats::gguf::GgufFile;
 
 use crate::error::{Error, Result, quote};
+use crate::text_file::{MAX_TOKENIZER, read_text};
 use cuts::Cuts;
 
 type Inner = tokenizers::Tokenizer;
@@ -53,15 +54,14 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read; otherwise as [`Tokenizer::from_json`].
+    /// [`Error::NotFound`], [`Error::Format`] if it cannot be read; otherwise as [`Tokenizer::from_json`].
     pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-        let origin = path.display().to_string();
-        let text = std::str::from_utf8(&bytes).map_err(|e| Error::Json {
-            origin: origin.clone(),
-            reason: format!("not UTF-8 at byte {}", e.valid_up_to()),
+        let text = read_text(path, MAX_TOKENIZER)?.ok_or_else(|| Error::NotFound {
+            path: path.display().to_string(),
+            what: "no such file".into(),
+            hint: "give the path of a tokenizer.json".into(),
         })?;
-        Self::from_json(text, &origin)
+        Self::from_json(&text, &path.display().to_string())
     }
 
     /// Reads the text of a `tokenizer.json` with a BPE or Unigram model; `origin` is named in errors.
