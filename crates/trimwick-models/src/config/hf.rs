@@ -142,7 +142,8 @@ fn refuse_partial_rotary(keys: &Keys, factor: Option<f64>) -> Result<()> {
 }
 
 fn head_dim(keys: &Keys, arch: Arch, hidden_size: usize, num_heads: usize) -> Result<usize> {
-    let explicit = keys.size("head_dim")?;
+    // Qwen3's class has a width of its own where the file has none.
+    let explicit = keys.size("head_dim")?.or((arch == Arch::Qwen3).then_some(128));
     // Checked here since the quotient below must not hide it; the ranges are `validate`'s.
     let divides = num_heads > 0 && hidden_size.is_multiple_of(num_heads);
     match explicit {

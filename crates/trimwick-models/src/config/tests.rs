@@ -89,6 +89,7 @@ fn each_family_has_its_switches() {
 
     let qwen3 = family("qwen3", json!({"head_dim": 128, "attention_bias": true})).unwrap();
     assert!(qwen3.qk_norm && qwen3.attention_bias && qwen3.attention_out_bias);
+    assert_eq!(family("qwen3", json!({})).unwrap().head_dim, 128, "the class's default");
     let llama = family("llama", json!({"attention_bias": true, "mlp_bias": true})).unwrap();
     assert!(llama.attention_bias && llama.attention_out_bias && llama.mlp_bias && !llama.qk_norm);
     assert_eq!(read(&without(tiny_llama(), "model_type")).unwrap().arch, Arch::Llama, "from architectures");
