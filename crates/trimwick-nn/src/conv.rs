@@ -78,7 +78,7 @@ fn build(
     bias: bool,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
-    if config.groups == 0 || inp % config.groups != 0 || out % config.groups != 0 {
+    if config.groups == 0 || !inp.is_multiple_of(config.groups) || !out.is_multiple_of(config.groups) {
         bail!(
             "{}: {} groups do not divide {inp} input and {out} output channels",
             vb.prefix(),

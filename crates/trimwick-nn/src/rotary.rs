@@ -67,7 +67,7 @@ impl Rotary {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        if head_dim == 0 || head_dim % 2 != 0 {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
             candle_core::bail!("rotary: head dimension {head_dim} is not a positive even number");
         }
         let freqs = inverse_frequencies(head_dim, theta, scaling);

@@ -68,7 +68,7 @@ impl Pattern {
     /// [`Error::Shape`], naming the layer.
     pub fn check(&self, layer: &str, inputs: usize) -> Result<()> {
         match *self {
-            Self::Nm { m, .. } if inputs % m != 0 => {
+            Self::Nm { m, .. } if !inputs.is_multiple_of(m) => {
                 Err(Error::Shape { layer: layer.into(), pattern: self.to_string(), group: m, inputs })
             }
             _ => Ok(()),

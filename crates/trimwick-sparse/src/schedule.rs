@@ -72,10 +72,10 @@ impl MaskSchedule {
         match self.plan {
             Plan::Gradual { end, .. } => {
                 let Some(stage) = stage(self.pattern, step, end)? else { return Ok(false) };
-                self.choose(|layer, bits| mask::fix(layer, bits), stage)?;
+                self.choose(mask::fix, stage)?;
             }
             Plan::Refreshed { end, .. } if step >= end => {
-                self.choose(|layer, bits| mask::fix(layer, bits), self.pattern)?;
+                self.choose(mask::fix, self.pattern)?;
             }
             Plan::Refreshed { decay, .. } => {
                 self.choose(|layer, bits| mask::refresh(layer, bits, decay), self.pattern)?;

@@ -1,18 +1,16 @@
 //! The recipe's texts as windows of token ids.
 
-use std::path::PathBuf;
-
 use candle_core::{Device, Tensor};
 use trimwick_models::{Tokenizer, builtin};
 use trimwick_train::{BoxError, TextFormat, TextSource, Windows};
 
 use super::error::{Result, RunError};
-use crate::{CalibrationSpec, FileSet, Recipe, TextFormat as Format, TextSource as Text};
+use crate::{CalibrationSpec, Recipe, TextFormat as Format, TextSource as Text};
 
 /// The windows of the training text, if the recipe has one.
 pub(crate) fn training(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Option<Windows>> {
     let Some(text) = &recipe.data.train else { return Ok(None) };
-    let windows = windows(text, "data.train", tokenizer, vocab, recipe.data.context, None)?;
+    let windows = windows(recipe, text, "data.train", (tokenizer, vocab), None)?;
     at_least(1, &windows, "data.train")?;
     Ok(Some(windows))
 }
@@ -20,7 +18,7 @@ pub(crate) fn training(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> 
 /// The windows of the held-out text.
 pub(crate) fn held_out(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Windows> {
     let limit = recipe.data.eval_tokens.map(|n| n as usize);
-    let windows = windows(&recipe.data.eval, "data.eval", tokenizer, vocab, recipe.data.context, limit)?;
+    let windows = windows(recipe, &recipe.data.eval, "data.eval", (tokenizer, vocab), limit)?;
     at_least(1, &windows, "data.eval")?;
     Ok(windows)
 }
@@ -36,16 +34,15 @@ pub(crate) fn calibration(spec: &CalibrationSpec, windows: &Windows) -> Result<V
 }
 
 fn windows(
+    recipe: &Recipe,
     text: &Text,
     key: &'static str,
-    tokenizer: &Tokenizer,
-    vocab: usize,
-    context: usize,
+    (tokenizer, vocab): (&Tokenizer, usize),
     limit: Option<usize>,
 ) -> Result<Windows> {
     let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
-    let ids = source(text, key)?.encode(&encode, vocab, limit)?;
-    Ok(Windows::new(ids, context)?)
+    let ids = source(recipe, text, key)?.encode(&encode, vocab, limit)?;
+    Ok(Windows::new(ids, recipe.data.context)?)
 }
 
 fn at_least(expected: usize, windows: &Windows, key: &'static str) -> Result<()> {
@@ -56,7 +53,7 @@ fn at_least(expected: usize, windows: &Windows, key: &'static str) -> Result<()>
     Ok(())
 }
 
-fn source(text: &Text, key: &'static str) -> Result<TextSource> {
+fn source(recipe: &Recipe, text: &Text, key: &'static str) -> Result<TextSource> {
     match text {
         Text::Builtin(name) => {
             let known = || builtin::TEXTS.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
@@ -73,16 +70,9 @@ fn source(text: &Text, key: &'static str) -> Result<TextSource> {
                 Format::Text => TextFormat::Text,
                 Format::Jsonl { field } => TextFormat::Jsonl { field: field.clone() },
             };
-            Ok(TextSource::files(paths(set, key)?, format).separator(&set.separator))
+            Ok(TextSource::files(recipe.expand(key, set)?, format).separator(&set.separator))
         }
     }
-}
-
-fn paths(set: &FileSet, key: &'static str) -> Result<Vec<PathBuf>> {
-    set.expand().map_err(|faults| {
-        let found = faults.into_iter().map(|(_, pattern, _, _)| pattern).collect::<Vec<_>>().join(", ");
-        RunError::UnknownText { key, found, known: "files that exist".into() }
-    })
 }
 
 /// The documents of the training text, for training a tokenizer.
@@ -94,6 +84,6 @@ pub(crate) fn raw_texts(recipe: &Recipe) -> Result<Vec<String>> {
         collected.borrow_mut().push(text.to_string());
         Ok(vec![0])
     };
-    source(text, "data.train")?.encode(&encode, 1, None)?;
+    source(recipe, text, "data.train")?.encode(&encode, 1, None)?;
     Ok(collected.into_inner())
 }

@@ -23,6 +23,9 @@ const MASKS: &str = "masks.safetensors";
 /// File of the weights.
 const WEIGHTS: &str = "model.safetensors";
 
+/// Shape and f32 values of every parameter, by name.
+type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// What was written and proved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,7 +75,7 @@ pub(crate) fn export(
 }
 
 /// Every parameter as the model computes with it: reparametrized weights folded, f32, by name.
-fn fold(store: &ParamStore) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+fn fold(store: &ParamStore) -> Result<Folded> {
     let layers = store.layers();
     let effective = |p: &Param| -> Result<Tensor> {
         let of = layers.iter().find(|l| l.weight().name() == p.name());
@@ -89,12 +92,7 @@ fn fold(store: &ParamStore) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> 
 
 /// Reopens the file: every tensor there, of the right shape and with the bits of the fold; every dropped weight
 /// +0.0 in the file's own dtype; no group of the pattern violated.
-fn prove(
-    store: &ParamStore,
-    folded: &BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    path: &Path,
-    pattern: Option<Pattern>,
-) -> Result<Written> {
+fn prove(store: &ParamStore, folded: &Folded, path: &Path, pattern: Option<Pattern>) -> Result<Written> {
     let fault =
         |tensor: &str, what: String| RunError::Proof { path: path.into(), tensor: tensor.into(), what };
     let file = SafetensorsFile::open(path)?;
