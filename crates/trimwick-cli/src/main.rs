@@ -7,13 +7,13 @@
 
 mod args;
 mod commands;
+mod environment;
 mod error;
 mod model;
 mod progress;
 mod signals;
 mod table;
 mod text;
-mod threads;
 
 use std::process::ExitCode;
 
@@ -21,12 +21,12 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 /// Tensors come and go by the hundred megabytes. glibc maps each of them anew, and the page faults cost more time than much
-/// of the arithmetic; mimalloc keeps the pages.
+/// of the arithmetic; mimalloc keeps the pages, once `environment` has told it to.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    threads::settle();
+    environment::settle();
     let code = match args::Cli::try_parse() {
         Ok(cli) => commands::carry_out(&cli).unwrap_or_else(|e| error::report(&e)),
         Err(e) => refuse(&e),

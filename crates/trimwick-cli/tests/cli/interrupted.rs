@@ -169,5 +169,6 @@ fn the_number_of_threads_is_set_once_and_the_user_s_is_kept() {
         let found =
             environment.split(|&b| b == 0).filter(|v| v.starts_with(b"RAYON_NUM")).collect::<Vec<_>>();
         assert_eq!(found, [wanted.as_bytes()], "{given:?}");
+        assert!(environment.split(|&b| b == 0).any(|v| v == b"MIMALLOC_PURGE_DELAY=-1"), "{given:?}");
     }
 }
