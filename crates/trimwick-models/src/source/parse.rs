@@ -104,14 +104,11 @@ pub(super) fn is_revision(text: &str) -> bool {
 }
 
 pub(super) fn no_such_builtin(name: &str) -> Error {
-    let known = match builtin::MODELS {
-        [] => "this build has none".to_string(),
-        models => models.iter().map(|m| format!("builtin:{}", m.name)).collect::<Vec<_>>().join(", "),
-    };
+    let known: Vec<String> = builtin::MODELS.iter().map(|m| format!("builtin:{}", m.name)).collect();
     Error::NotFound {
         path: format!("builtin:{}", quote(name).trim_matches('"')),
         what: "no such built-in model".into(),
-        hint: format!("known: {known}"),
+        hint: format!("known: {}", known.join(", ")),
     }
 }
 

@@ -73,6 +73,26 @@ fn a_tied_output_may_be_stored_again() {
 }
 
 #[test]
+fn built_in_models_pass_the_checks_of_a_strangers() {
+    for model in crate::builtin::MODELS {
+        let source = ModelSource::parse(&format!("builtin:{}", model.name)).unwrap();
+        let files = open(&source, &options()).unwrap();
+        assert_eq!((files.origin.as_str(), files.path.as_ref()), (source.to_string().as_str(), None));
+        assert_eq!(files.notes, Vec::<String>::new());
+        for (tensor, _) in files.config.tensors() {
+            assert!(!values(&files, &tensor, DType::F32).is_empty());
+        }
+        let tokenizer = files.require_tokenizer().unwrap();
+        assert!(tokenizer.vocab_size() <= files.config.vocab_size);
+        for text in crate::builtin::TEXTS {
+            let ids = tokenizer.encode(text.text, false).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text.text, "{}", text.name);
+        }
+    }
+    assert!(crate::builtin::model("tiny-llama").is_some() && crate::builtin::text("no such").is_none());
+}
+
+#[test]
 fn end_tokens_come_from_the_generation_config() {
     let draft = Draft::of("llama2").key("eos_token_id", json!(2));
     let table = [
