@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 /// # Panics
 /// When the tensor cannot be read.
 pub fn values(t: &Tensor) -> Vec<f64> {
-    let flat = t.detach().to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1());
+    let flat =
+        t.detach().to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1());
     flat.unwrap_or_else(|e| panic!("reading a tensor: {e}"))
 }
 

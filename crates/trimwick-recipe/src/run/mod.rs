@@ -29,7 +29,7 @@ pub use event::{Event, Report, Stage};
 pub use origin::layer_shapes;
 pub use summary::{Arm as MeasuredArm, Summary};
 
-use crate::{Arm, PruneSchedule, Recipe, TrainSpec};
+use crate::{Arm, ModelSpec, PruneSchedule, Recipe, TrainSpec};
 use error::Result;
 use export::Written;
 use folder::RunFolder;
@@ -53,12 +53,21 @@ pub enum RunOutcome {
 /// [`RunError`]; nothing half-written is left, and the stages that were done stay done.
 pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -> Result<RunOutcome> {
     recipe.check_files()?;
-    let mut folder = RunFolder::open(out, recipe)?;
-    let origin = Origin::open(recipe, &folder, report)?;
+    // A tokenizer that the run trains is kept in its folder. Otherwise model and texts are read first, so that a
+    // broken one leaves no folder behind.
+    let folder = match recipe.model {
+        ModelSpec::Pretrain(_) => Some(RunFolder::open(out, recipe)?),
+        ModelSpec::Source(_) => None,
+    };
+    let origin = Origin::open(recipe, folder.as_ref(), report)?;
     report(Event::Begin(Stage::Data));
     let vocab = origin.config.vocab_size;
     let held_out = data::held_out(recipe, &origin.tokenizer, vocab)?;
     let training = data::training(recipe, &origin.tokenizer, vocab)?;
+    let mut folder = match folder {
+        Some(folder) => folder,
+        None => RunFolder::open(out, recipe)?,
+    };
     let mut run =
         Run { recipe, folder: &mut folder, origin: &origin, held_out, training, stop, arms: vec![], report };
     let finished = run.stages()?;
@@ -94,7 +103,7 @@ impl Run<'_, '_> {
     /// Every stage in order; `None` when the stop flag ended it.
     fn stages(&mut self) -> Result<Option<Finished>> {
         let recipe = self.recipe;
-        let pretrains = matches!(recipe.model, crate::ModelSpec::Pretrain(_));
+        let pretrains = matches!(recipe.model, ModelSpec::Pretrain(_));
         if !pretrains {
             self.measure("dense", 0, |run| run.origin.build())?;
         }

@@ -36,7 +36,7 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// Opens the recipe's model, checks the recipe against its layers, and trains a tokenizer where it says so.
-    pub(crate) fn open(recipe: &Recipe, folder: &RunFolder, report: Report<'_>) -> Result<Self> {
+    pub(crate) fn open(recipe: &Recipe, folder: Option<&RunFolder>, report: Report<'_>) -> Result<Self> {
         let (config, tokenizer, name, weights) = match &recipe.model {
             ModelSpec::Source(source) => {
                 let files = open_source(source)?;
@@ -103,12 +103,15 @@ pub fn layer_shapes(config: &LlamaConfig) -> Vec<LayerShape> {
 fn pretraining_tokenizer(
     recipe: &Recipe,
     spec: &PretrainSpec,
-    folder: &RunFolder,
+    folder: Option<&RunFolder>,
     report: Report<'_>,
 ) -> Result<Tokenizer> {
     let path = match &spec.tokenizer {
         TokenizerSpec::File(path) => return Ok(Tokenizer::from_file(path)?),
         TokenizerSpec::Train { vocab_size } => {
+            let Some(folder) = folder else {
+                return Err(RunError::NoTokenizer { origin: "random weights".into() });
+            };
             let path = folder.at("stages/tokenizer.json");
             if !path.exists() {
                 report(Event::Begin(Stage::Tokenizer));
