@@ -113,7 +113,7 @@ impl Run<'_, '_> {
         let Some(mut current) = self.pruned_stage()? else { return Ok(None) };
         if let Some(spec) = &recipe.train {
             let name = if recipe.prune.is_some() { "recovered" } else { "trained" };
-            if !self.train(name, spec, &current, recipe.prune.is_some())? {
+            if !self.train(name, spec, &current)? {
                 return Ok(None);
             }
             let tokens = spec.steps(recipe.data.context) * spec.tokens_per_step(recipe.data.context);
@@ -128,7 +128,7 @@ impl Run<'_, '_> {
                     Some(built) => built,
                     None => return Ok(None),
                 };
-                if !self.train(name, spec, &current, recipe.prune.is_some())? {
+                if !self.train(name, spec, &current)? {
                     return Ok(None);
                 }
             }
@@ -185,7 +185,7 @@ impl Run<'_, '_> {
             return Ok(true);
         }
         let dense = self.origin.build()?;
-        if !self.train(NAME, spec, &dense, false)? {
+        if !self.train(NAME, spec, &dense)? {
             return Ok(false);
         }
         self.measure_built(NAME, tokens, &dense)?;
@@ -195,8 +195,8 @@ impl Run<'_, '_> {
         Ok(true)
     }
 
-    /// Trains an arm; `masked` is the recipe's own arm, which distills and may change masks.
-    fn train(&mut self, name: &'static str, spec: &TrainSpec, student: &Built, masked: bool) -> Result<bool> {
+    /// Trains an arm; the recipe's own, unlike the control arm, distills and may change masks.
+    fn train(&mut self, name: &'static str, spec: &TrainSpec, student: &Built) -> Result<bool> {
         if self.stopped() {
             return Ok(false);
         }
@@ -211,7 +211,7 @@ impl Run<'_, '_> {
             name,
             student,
             teacher: teacher.as_ref().map(|(t, d)| (t, *d)),
-            masks: self.recipe.prune.as_ref().filter(|_| masked),
+            masks: self.recipe.prune.as_ref().filter(|_| own),
             windows,
             metrics: if own { "metrics.jsonl" } else { "metrics_dense_tuned.jsonl" },
         };
