@@ -12,8 +12,8 @@ use trimwick::models::{Llama, ModelSource, OpenOptions, builtin, source};
 use trimwick::nn::{CausalLm, ParamStore};
 use trimwick::sparse::{Pattern, Propagate, SparseGpt, prune_model, violations};
 use trimwick::train::{
-    AdamW, AdamWConfig, Decay, Distillation, EvaluateOptions, Progress, Schedule, TrainConfig, Trainer,
-    Warmup, Windows, evaluate,
+    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, EvaluateOptions, Progress, Schedule, TrainConfig,
+    Trainer, Warmup, Windows, evaluate,
 };
 
 const CONTEXT: usize = 256;
@@ -59,7 +59,7 @@ fn main() -> anyhow::Result<()> {
         windows: &training,
         optimizer: AdamW::new(store.trainable(), &AdamWConfig::default(), &[])?,
         schedule: Schedule::new(Decay::Cosine, 1e-3, 0., Warmup::Fraction(0.05), STEPS)?,
-        distill: Some(Distillation::new(&dense, 0.5, 1.)?),
+        distill: Some(Distillation::new(&dense, DistillConfig::default())?),
         validation: None,
         hooks: vec![],
         config: TrainConfig {

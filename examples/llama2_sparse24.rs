@@ -16,8 +16,8 @@ use trimwick::models::{Llama, ModelSource, OpenOptions, source};
 use trimwick::nn::{CausalLm, ParamStore, Role};
 use trimwick::sparse::{Pattern, Propagate, SparseGpt, prune_model, violations};
 use trimwick::train::{
-    AdamW, AdamWConfig, Decay, Distillation, EvaluateOptions, Progress, Schedule, TrainConfig, Trainer,
-    Warmup, Windows, evaluate,
+    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, EvaluateOptions, Progress, Schedule, TrainConfig,
+    Trainer, Warmup, Windows, evaluate,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         windows: &training,
         optimizer: AdamW::new(store.trainable(), &AdamWConfig::default(), &[])?,
         schedule: Schedule::new(Decay::Cosine, 1e-4, 0., Warmup::Fraction(0.05), steps)?,
-        distill: Some(Distillation::new(&teacher, 0.5, 1.)?),
+        distill: Some(Distillation::new(&teacher, DistillConfig::default())?),
         validation: None,
         hooks: vec![],
         config: TrainConfig {

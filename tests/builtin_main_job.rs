@@ -33,8 +33,9 @@ arms = ["dense_tuned", "pruned_magnitude"]
 "#;
 
 /// Runs to the end, stopping and starting anew after each of the first `cuts` training steps.
-fn finish(out: &Path, cuts: u64) -> Summary {
-    let recipe = Recipe::parse(RECIPE, "job.toml", &[]).unwrap();
+fn finish(out: &Path, overrides: &[&str], cuts: u64) -> Summary {
+    let overrides: Vec<_> = overrides.iter().map(|o| o.to_string()).collect();
+    let recipe = Recipe::parse(RECIPE, "job.toml", &overrides).unwrap();
     for _ in 0..=2 * cuts {
         let (stop, mut seen) = (AtomicBool::new(false), 0);
         let mut report = |event: Event<'_>| {
@@ -52,8 +53,16 @@ fn finish(out: &Path, cuts: u64) -> Summary {
 
 #[test]
 fn an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one() {
+    let plain = interrupted(&[]);
+    // The dense twin is trained first, teaches, and is still measured as an arm; the text is scored on the way.
+    let tuned = interrupted(&["distill.teacher=dense_tuned", "distill.features=1", "train.validate_every=2"]);
+    assert_eq!(tuned.arm("dense_tuned"), plain.arm("dense_tuned"), "the same twin");
+    assert_ne!(tuned.arm("recovered"), plain.arm("recovered"), "another teacher");
+}
+
+fn interrupted(overrides: &[&str]) -> Summary {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (a, b) = (finish(whole.path(), 0), finish(cut.path(), 8));
+    let (a, b) = (finish(whole.path(), overrides, 0), finish(cut.path(), overrides, 8));
     assert_eq!(a.arms, b.arms);
     assert_eq!(a.digests, b.digests);
     let file = |dir: &Path, name: &str| std::fs::read(dir.join(name)).unwrap();
@@ -69,4 +78,5 @@ fn an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one() {
     assert!((loss("exported") - loss("recovered")).abs() < 0.01, "bf16 changes next to nothing");
     assert_eq!(a.groups_violating, 0);
     assert!(a.groups > 700_000);
+    a
 }

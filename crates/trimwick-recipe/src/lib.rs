@@ -48,7 +48,7 @@ mod shapes;
 pub use checked::calibration::CalibrationSpec;
 pub use checked::compare::{Arm, CompareSpec};
 pub use checked::data::{BUILTIN_TEXTS, DataSpec, FileSet, TextFormat, TextSource};
-pub use checked::distill::DistillSpec;
+pub use checked::distill::{DistillSpec, Teacher};
 pub use checked::export::{ExportDtype, ExportSpec};
 pub use checked::groups::ParameterGroup;
 pub use checked::model::{BUILTIN_MODELS, ModelSource, ModelSpec};

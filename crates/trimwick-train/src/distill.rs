@@ -1,44 +1,70 @@
-//! The loss of a training step: cross-entropy, and with a teacher the divergence from its predictions.
+//! The loss of a training step: cross-entropy, and with a teacher the divergence from its predictions and from
+//! the outputs of its blocks.
 //!
 //! ```text
-//! loss = (1 − w)·CE(student, next token) + w·T²·KL(softmax(teacher/T) ‖ softmax(student/T))
+//! loss = (1 − w)·CE(student, next token) + w·T²·KL(softmax(teacher/T) ‖ softmax(student/T)) + f·E
+//! E    = mean over blocks and tokens of ‖student block output − teacher's‖² / ‖teacher's‖²
 //! ```
 //!
 //! T² keeps the size of the gradient independent of the temperature (Hinton, Vinyals and Dean, arXiv 1503.02531).
+//! E is the feature loss of SquareHead (Kurtic et al., arXiv 2310.06927) with the error taken relative to each
+//! token's own norm: the first token of a Llama has activations a thousand times the others', and relative to a
+//! whole tensor's norm no other token would be heard.
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Result as CandleResult, Tensor};
+use serde::{Deserialize, Serialize};
 use trimwick_nn::{CausalLm, ops};
 
 use crate::data::Batch;
-use crate::evaluate::infer;
+use crate::evaluate::infer_with;
 use crate::{Error, Result};
 
 /// A target that is not scored; no vocabulary is that large.
 pub(crate) const IGNORE: u32 = u32::MAX;
 
-/// Learning from the predictions of another model over the same vocabulary.
+/// How much a teacher counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// Share w of the divergence from the teacher's predictions, in (0, 1]; cross-entropy has the rest.
+    pub weight: f64,
+    /// Temperature T, above 0.
+    pub temperature: f64,
+    /// Factor f on the error of the blocks' outputs, at least 0.
+    pub features: f64,
+}
+
+impl Default for DistillConfig {
+    fn default() -> Self {
+        Self { weight: 0.5, temperature: 1., features: 0. }
+    }
+}
+
+/// Learning from another model over the same vocabulary.
 #[derive(Clone, Copy)]
 pub struct Distillation<'a> {
     teacher: &'a dyn CausalLm,
-    weight: f64,
-    temperature: f64,
+    config: DistillConfig,
 }
 
 impl<'a> Distillation<'a> {
-    /// A teacher whose divergence makes up `weight` of the loss, at temperature T.
-    ///
-    /// The teacher must have parameters of its own: one that shares the student's store would learn with it.
+    /// Learning from `teacher`, which must have parameters of its own: one that shares the student's store would
+    /// learn with it. With `features` it must have the student's blocks.
     ///
     /// # Errors
-    /// A weight outside of (0, 1], a temperature that is not positive.
-    pub fn new(teacher: &'a dyn CausalLm, weight: f64, temperature: f64) -> Result<Self> {
+    /// A weight outside of (0, 1], a temperature that is not positive, a factor below 0.
+    pub fn new(teacher: &'a dyn CausalLm, config: DistillConfig) -> Result<Self> {
+        let DistillConfig { weight, temperature, features } = config;
         if !(weight > 0. && weight <= 1.) {
             return Err(Error::setting("distill.weight", "a number in (0, 1]", weight));
         }
         if !(temperature.is_finite() && temperature > 0.) {
             return Err(Error::setting("distill.temperature", "a number > 0", temperature));
         }
-        Ok(Self { teacher, weight, temperature })
+        if !(features.is_finite() && features >= 0.) {
+            return Err(Error::setting("distill.features", "a number >= 0", features));
+        }
+        Ok(Self { teacher, config })
     }
 
     /// The teacher.
@@ -46,20 +72,15 @@ impl<'a> Distillation<'a> {
         self.teacher
     }
 
-    /// Part of the divergence in the loss, in (0, 1].
-    pub fn weight(&self) -> f64 {
-        self.weight
-    }
-
-    /// The temperature T.
-    pub fn temperature(&self) -> f64 {
-        self.temperature
+    /// How much it counts.
+    pub fn config(&self) -> DistillConfig {
+        self.config
     }
 }
 
 impl std::fmt::Debug for Distillation<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Distillation {{ weight: {}, temperature: {} }}", self.weight, self.temperature)
+        write!(f, "Distillation {:?}", self.config)
     }
 }
 
@@ -74,6 +95,8 @@ pub struct Loss {
     pub cross_entropy: f64,
     /// Divergence from the teacher in nats per token, without the factor T².
     pub divergence: Option<f64>,
+    /// Mean relative error of the blocks' outputs, where it is part of the loss.
+    pub features: Option<f64>,
 }
 
 /// Runs the student, and the teacher if there is one, on a batch.
@@ -81,26 +104,55 @@ pub struct Loss {
 /// # Errors
 /// Ids that a model does not take, vocabularies that differ.
 pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation<'_>>) -> Result<Loss> {
-    // The teacher goes first: what it needs has been given back before the student's graph is built.
-    let teacher = distill.map(|d| infer(d.teacher, &batch.inputs)).transpose()?;
-    let logits = student.forward(&batch.inputs)?.flatten_to(1)?;
-    let cross_entropy = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
-    let (total, divergence) = match (distill, teacher) {
-        (Some(d), Some(teacher)) => {
-            let kl = ops::kl_divergence(&logits, &teacher.flatten_to(1)?, d.temperature)?;
-            (d.mix(&cross_entropy, &kl)?, Some(scalar(&kl)?))
-        }
-        _ => (cross_entropy.clone(), None),
+    let Some(distill) = distill else {
+        let logits = student.forward(&batch.inputs)?.flatten_to(1)?;
+        let total = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
+        let value = scalar(&total)?;
+        return Ok(Loss { value, cross_entropy: value, divergence: None, features: None, total });
     };
-    Ok(Loss { value: scalar(&total)?, cross_entropy: scalar(&cross_entropy)?, divergence, total })
+    let DistillConfig { weight, temperature, features } = distill.config;
+    // The teacher goes first: what it needs has been given back before the student's graph is built.
+    let mut theirs = Vec::new();
+    let teacher = infer_with(distill.teacher, &batch.inputs, |x| {
+        if features > 0. {
+            theirs.push(x.clone());
+        }
+    })?;
+    let mut errors = Vec::with_capacity(theirs.len());
+    let mut x = student.embed(&batch.inputs)?;
+    for index in 0..student.blocks() {
+        x = student.block(index, &x)?;
+        if let Some(theirs) = theirs.get(index) {
+            errors.push(relative_error(&x, theirs)?);
+        }
+    }
+    drop(theirs);
+    let logits = student.head(&x)?.flatten_to(1)?;
+    let cross_entropy = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
+    let kl = ops::kl_divergence(&logits, &teacher.flatten_to(1)?, temperature)?;
+    // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
+    let mut total = ((&cross_entropy * (1. - weight))? + (&kl * (weight * temperature * temperature))?)?;
+    let mut error = None;
+    if !errors.is_empty() {
+        let mean = Tensor::stack(&errors, 0)?.mean_all()?;
+        total = (total + (&mean * features)?)?;
+        error = Some(scalar(&mean)?);
+    }
+    Ok(Loss {
+        value: scalar(&total)?,
+        cross_entropy: scalar(&cross_entropy)?,
+        divergence: Some(scalar(&kl)?),
+        features: error,
+        total,
+    })
 }
 
-impl Distillation<'_> {
-    fn mix(&self, cross_entropy: &Tensor, kl: &Tensor) -> Result<Tensor> {
-        let kl = (kl * (self.weight * self.temperature * self.temperature))?;
-        // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
-        Ok(((cross_entropy * (1. - self.weight))? + kl)?)
-    }
+/// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.
+fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
+    let norm = teacher.sqr()?.sum(D::Minus1)?;
+    // A token whose vector is 0 has no error to be relative to.
+    let norm = norm.maximum(f64::from(f32::MIN_POSITIVE))?;
+    ((student - teacher)?.sqr()?.sum(D::Minus1)? / norm)?.mean_all()
 }
 
 fn scalar(t: &Tensor) -> Result<f64> {

@@ -86,9 +86,19 @@ pub fn evaluate(
 /// # Errors
 /// Ids outside the vocabulary.
 pub fn infer(model: &dyn CausalLm, ids: &Tensor) -> CandleResult<Tensor> {
+    infer_with(model, ids, |_| {})
+}
+
+/// [`infer`] that shows the output of every block, `[b, t, hidden]`.
+pub(crate) fn infer_with(
+    model: &dyn CausalLm,
+    ids: &Tensor,
+    mut see: impl FnMut(&Tensor),
+) -> CandleResult<Tensor> {
     let mut x = model.embed(ids)?.detach();
     for index in 0..model.blocks() {
         x = model.block(index, &x)?.detach();
+        see(&x);
     }
     Ok(model.head(&x)?.detach())
 }

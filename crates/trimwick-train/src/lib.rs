@@ -40,7 +40,7 @@ mod state;
 mod trainer;
 
 pub use data::{Batch, Cursor, Encode, Order, TextFormat, TextSource, Windows};
-pub use distill::{Distillation, Loss, loss};
+pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, infer};
 pub use gradients::Gradients;

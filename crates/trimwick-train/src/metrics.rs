@@ -26,6 +26,9 @@ pub struct StepRecord {
     /// Divergence from the teacher in nats per token, if there is a teacher.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub divergence: Option<f64>,
+    /// Mean relative error of the blocks' outputs, where it is part of the loss.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub features: Option<f64>,
     /// Learning rate, before the factors of parameter groups.
     pub lr: f64,
     /// Norm of the gradient before clipping.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::data::Windows;
+use crate::distill::DistillConfig;
 use crate::optim::AdamWConfig;
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -29,8 +30,8 @@ pub struct Plan {
     pub optimizer: AdamWConfig,
     /// Factor on the learning rate and weight decay, by parameter.
     pub groups: BTreeMap<String, (f64, f64)>,
-    /// Weight and temperature of the distillation.
-    pub distill: Option<(f64, f64)>,
+    /// How much a teacher counts.
+    pub distill: Option<DistillConfig>,
     /// Steps between two validations, and what they score.
     pub validation: Option<(u64, Data)>,
     /// The training data.

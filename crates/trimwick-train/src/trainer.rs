@@ -193,6 +193,7 @@ impl Trainer<'_> {
             loss: mean.loss,
             cross_entropy: mean.cross_entropy,
             divergence: mean.divergence,
+            features: mean.features,
             lr,
             grad_norm,
         };
@@ -315,6 +316,14 @@ impl Trainer<'_> {
                 return Err(Error::setting("distill.teacher", format!("a vocabulary of {student}"), teacher));
             }
             check_context(distill.teacher(), self.windows.context())?;
+            let (student, teacher) = (self.model.blocks(), distill.teacher().blocks());
+            if distill.config().features > 0. && student != teacher {
+                return Err(Error::setting(
+                    "distill.features",
+                    format!("a teacher of {student} blocks"),
+                    teacher,
+                ));
+            }
         }
         let optimized = |name: &str| self.optimizer.params().any(|p| p.name() == name);
         let unknown = self.store.trainable().into_iter().filter(|p| !optimized(p.name()));
@@ -337,7 +346,7 @@ impl Trainer<'_> {
                 .settings()
                 .map(|(name, scale, decay)| (name.into(), (scale, decay)))
                 .collect(),
-            distill: self.distill.as_ref().map(|d| (d.weight(), d.temperature())),
+            distill: self.distill.as_ref().map(Distillation::config),
             validation: self.validation.as_ref().map(|v| (v.every, (&v.windows).into())),
             data: self.windows.into(),
             order_seed: *order_seed,
@@ -381,6 +390,7 @@ struct Mean {
     loss: f64,
     cross_entropy: f64,
     divergence: Option<f64>,
+    features: Option<f64>,
 }
 
 impl Mean {
@@ -390,6 +400,9 @@ impl Mean {
         self.cross_entropy += loss.cross_entropy * part;
         if let Some(divergence) = loss.divergence {
             *self.divergence.get_or_insert_default() += divergence * part;
+        }
+        if let Some(features) = loss.features {
+            *self.features.get_or_insert_default() += features * part;
         }
     }
 }

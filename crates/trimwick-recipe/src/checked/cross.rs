@@ -2,7 +2,7 @@
 
 use super::compare::{Arm, CompareSpec};
 use super::data::DataSpec;
-use super::distill::DistillSpec;
+use super::distill::{DistillSpec, Teacher};
 use super::model::ModelSpec;
 use super::pretrain::{PretrainSpec, TokenizerSpec};
 use super::prune::{PruneSchedule, PruneSpec};
@@ -200,9 +200,23 @@ impl Sections<'_> {
         } else if !self.prune.present() {
             "the model is not pruned, so it would only teach itself"
         } else {
-            return;
+            return self.check_teacher(report);
         };
         report.no_effect("distill", why, "remove the section, or add [prune] and [train] to a trained model");
+    }
+
+    /// A teacher that is trained is an arm, so it is measured like one.
+    fn check_teacher(&self, report: &Report<'_>) {
+        let (Slot::Given(distill), Slot::Given(arms)) = (&self.distill, &self.arms) else { return };
+        if distill.teacher == Teacher::DenseTuned && !arms.contains(&Arm::DenseTuned) {
+            let advice = "add it, or write distill.teacher = \"dense\"";
+            report.conflict(
+                "compare.arms",
+                "the arm dense_tuned, which teaches",
+                "a list without it",
+                advice,
+            );
+        }
     }
 
     fn check_arms(&self, report: &Report<'_>) {

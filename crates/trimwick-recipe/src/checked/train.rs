@@ -120,6 +120,13 @@ static SAVE_EVERY: Key<Count> = Key::default(
     "Steps between two checkpoints; a stopped run goes on from the last one.",
 )
 .known_as(&["save_steps", "checkpoint_every"]);
+static VALIDATE_EVERY: Key<Count> = Key::default(
+    "validate_every",
+    Count { min: 0, max: Count::LARGEST },
+    "0",
+    "Steps between two measurements on the evaluation text while training; 0 for none.",
+)
+.known_as(&["eval_every", "eval_steps", "val_every"]);
 static ORDER_SEED: Key<Count> = Key::optional(
     "order_seed",
     Count { min: 0, max: Count::LARGEST },
@@ -154,6 +161,7 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &BETA2,
         &EPS,
         &SAVE_EVERY,
+        &VALIDATE_EVERY,
         &ORDER_SEED,
         &GROUPS,
     ],
@@ -191,6 +199,8 @@ pub struct TrainSpec {
     pub eps: f64,
     /// Steps between two checkpoints, at least 1.
     pub save_every: u64,
+    /// Steps between two measurements on the evaluation text, if there are any.
+    pub validate_every: Option<u64>,
     /// Selects the order of the training windows.
     pub order_seed: u64,
     /// Parameters that train differently; the last group that matches a parameter holds.
@@ -284,6 +294,7 @@ impl TrainSpec {
         out.put(&BETA2, self.beta2);
         out.put(&EPS, self.eps);
         out.put(&SAVE_EVERY, self.save_every);
+        out.put(&VALIDATE_EVERY, self.validate_every.unwrap_or(0));
         out.put(&ORDER_SEED, self.order_seed);
         for group in &self.groups {
             group.write(out);
@@ -313,6 +324,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
     let beta2 = section.get(&BETA2);
     let eps = section.get(&EPS);
     let save_every = section.get(&SAVE_EVERY);
+    let validate_every = section.get(&VALIDATE_EVERY);
     let order_seed = section.maybe(&ORDER_SEED);
     let groups = section.subs(&GROUPS).and_then(|groups| {
         let groups: Vec<_> = groups.into_iter().map(groups::read).collect();
@@ -332,6 +344,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
         beta2: beta2?,
         eps: eps?,
         save_every: save_every?,
+        validate_every: Some(validate_every?).filter(|&steps| steps > 0),
         order_seed: order_seed.sound()?.or(seed)?,
         groups: groups?,
     })

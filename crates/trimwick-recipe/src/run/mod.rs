@@ -29,12 +29,15 @@ pub use event::{Event, Report, Stage};
 pub use origin::layer_shapes;
 pub use summary::{Arm as MeasuredArm, Summary};
 
-use crate::{Arm, ModelSpec, PruneSchedule, Recipe, TrainSpec};
+use crate::{Arm, ModelSpec, PruneSchedule, Recipe, Teacher, TrainSpec};
 use error::Result;
 use export::Written;
 use folder::RunFolder;
 use origin::{Built, Origin};
 use train::Job;
+
+/// Weights of the dense twin after training, kept where it teaches.
+const TUNED_TEACHER: &str = "stages/dense_tuned.safetensors";
 
 /// How a run ended.
 #[derive(Debug)]
@@ -110,15 +113,22 @@ impl Run<'_, '_> {
         if recipe.compare.arms.contains(&Arm::PrunedMagnitude) && !self.stopped() {
             self.measure("pruned_magnitude", 0, |run| run.pruned("pruned_magnitude", true))?;
         }
+        let tokens_of =
+            |spec: &TrainSpec| spec.steps(recipe.data.context) * spec.tokens_per_step(recipe.data.context);
+        if let Some(spec) = recipe.train.as_ref().filter(|_| self.tuned_teacher())
+            && !self.dense_tuned(spec, tokens_of(spec))?
+        {
+            return Ok(None);
+        }
         let Some(mut current) = self.pruned_stage()? else { return Ok(None) };
         if let Some(spec) = &recipe.train {
             let name = if recipe.prune.is_some() { "recovered" } else { "trained" };
             if !self.train(name, spec, &current)? {
                 return Ok(None);
             }
-            let tokens = spec.steps(recipe.data.context) * spec.tokens_per_step(recipe.data.context);
+            let tokens = tokens_of(spec);
             self.measure_built(name, tokens, &current)?;
-            if recipe.compare.arms.contains(&Arm::DenseTuned) {
+            if recipe.compare.arms.contains(&Arm::DenseTuned) && !self.tuned_teacher() {
                 // The control arm comes while the result waits on disk: two models are enough in memory.
                 drop(current);
                 if !self.dense_tuned(spec, tokens)? {
@@ -178,6 +188,19 @@ impl Run<'_, '_> {
         Ok(built)
     }
 
+    fn teacher(&self, teacher: Teacher) -> Result<Built> {
+        let built = self.origin.teacher()?;
+        if teacher == Teacher::DenseTuned {
+            snapshot::restore(&built.store, &self.folder.at(TUNED_TEACHER))?;
+        }
+        Ok(built)
+    }
+
+    /// Whether the dense twin has to be trained before the recipe's own arm.
+    fn tuned_teacher(&self) -> bool {
+        self.recipe.distill.as_ref().is_some_and(|d| d.teacher == Teacher::DenseTuned)
+    }
+
     fn dense_tuned(&mut self, spec: &TrainSpec, tokens: u64) -> Result<bool> {
         const NAME: &str = "dense_tuned";
         if let Some(arm) = self.folder.done::<MeasuredArm>(NAME)? {
@@ -187,6 +210,9 @@ impl Run<'_, '_> {
         let dense = self.origin.build()?;
         if !self.train(NAME, spec, &dense)? {
             return Ok(false);
+        }
+        if self.tuned_teacher() {
+            snapshot::save(&dense.store, &self.folder.at(TUNED_TEACHER), true)?;
         }
         self.measure_built(NAME, tokens, &dense)?;
         let path = self.folder.at("checkpoints/dense_tuned");
@@ -204,7 +230,7 @@ impl Run<'_, '_> {
         (self.report)(Event::Begin(Stage::Train(name)));
         let own = name != "dense_tuned";
         let teacher = match &self.recipe.distill {
-            Some(d) if own => Some((self.origin.teacher()?, d)),
+            Some(d) if own => Some((self.teacher(d.teacher)?, d)),
             _ => None,
         };
         let job = Job {
@@ -213,6 +239,7 @@ impl Run<'_, '_> {
             teacher: teacher.as_ref().map(|(t, d)| (t, *d)),
             masks: self.recipe.prune.as_ref().filter(|_| own),
             windows,
+            held_out: &self.held_out,
             metrics: if own { "metrics.jsonl" } else { "metrics_dense_tuned.jsonl" },
         };
         train::train(self.recipe, spec, &job, self.folder, self.stop, self.report)

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_sparse::{MaskSchedule, Plan};
 use trimwick_train::{
-    AdamW, AdamWConfig, BoxError, Decay, Distillation, Outcome, ParamGroup, Schedule, StepHook, TrainConfig,
-    Trainer, Warmup, Windows,
+    AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Outcome, ParamGroup, Schedule,
+    StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
 };
 
 use super::error::Result;
@@ -26,6 +26,7 @@ pub(crate) struct Job<'a> {
     /// Masks that change on the way.
     pub(crate) masks: Option<&'a PruneSpec>,
     pub(crate) windows: &'a Windows,
+    pub(crate) held_out: &'a Windows,
     /// The metrics file, in the run's folder.
     pub(crate) metrics: &'a str,
 }
@@ -46,7 +47,11 @@ pub(crate) fn train(
     };
     let checkpoints = CheckpointDir::open(folder.at(&format!("checkpoints/{}", job.name)))?;
     let distill = match job.teacher {
-        Some((teacher, d)) => Some(Distillation::new(&teacher.model, d.weight, d.temperature)?),
+        Some((teacher, d)) => {
+            let DistillSpec { teacher: _, weight, temperature, features } = *d;
+            let config = DistillConfig { weight, temperature, features };
+            Some(Distillation::new(&teacher.model, config)?)
+        }
         None => None,
     };
     let trainer = Trainer {
@@ -56,7 +61,7 @@ pub(crate) fn train(
         optimizer: optimizer(spec, job.student)?,
         schedule: schedule(spec, recipe.data.context)?,
         distill,
-        validation: None,
+        validation: spec.validate_every.map(|every| Validation { windows: job.held_out.clone(), every }),
         hooks: masks.as_mut().map(|m| m as &mut dyn StepHook).into_iter().collect(),
         config: TrainConfig {
             steps,

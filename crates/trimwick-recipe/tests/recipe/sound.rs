@@ -96,6 +96,7 @@ beta1 = 0.9
 beta2 = 0.999
 eps = 1e-8
 save_every = 100
+validate_every = 0
 order_seed = 42
 
 [compare]

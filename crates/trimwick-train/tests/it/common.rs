@@ -12,8 +12,8 @@ use trimwick_nn::{
     SwiGluMlpConfig, dropout, embedding, linear, rms_norm,
 };
 use trimwick_train::{
-    AdamW, AdamWConfig, BoxError, Decay, Distillation, Gradients, Outcome, Progress, Schedule, StepHook,
-    TrainConfig, Trainer, Validation, Warmup, Windows,
+    AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Gradients, Outcome, Progress, Schedule,
+    StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
 };
 
 type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
@@ -261,7 +261,10 @@ impl Scenario {
             windows: &data,
             optimizer: adamw(&store),
             schedule: Schedule::new(Decay::Cosine, 0.02, 0.002, Warmup::Fraction(0.2), config.steps).unwrap(),
-            distill: Some(Distillation::new(&teacher, 0.4, 2.).unwrap()),
+            distill: Some(
+                Distillation::new(&teacher, DistillConfig { weight: 0.4, temperature: 2., features: 0.5 })
+                    .unwrap(),
+            ),
             validation: Some(Validation { windows: windows(24, 8), every: 4 }),
             hooks: vec![&mut hook],
             config,

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use trimwick_nn::CausalLm;
 use trimwick_train::{
-    Batch, Distillation, Error, EvaluateOptions, Evaluation, Windows, evaluate, infer, loss,
+    Batch, DistillConfig, Distillation, Error, EvaluateOptions, Evaluation, Windows, evaluate, infer, loss,
 };
 
 use crate::common::{TinyLm, VOCAB, store, windows};
@@ -17,14 +17,18 @@ fn the_distillation_gradient_agrees_with_central_differences() {
     let teacher = TinyLm::new(&theirs, 0.).unwrap();
     let data = windows(24, 12);
     let batch = Batch::new(&[data.window(0).unwrap(), data.window(1).unwrap()], &Device::Cpu).unwrap();
-    for (weight, temperature) in [(0.3, 1.), (0.7, 2.5), (1., 2.)] {
-        let distill = Distillation::new(&teacher, weight, temperature).unwrap();
+    for (weight, temperature, features) in [(0.3, 1., 0.), (0.7, 2.5, 0.), (1., 2., 0.), (0.3, 1., 2.)] {
+        let config = DistillConfig { weight, temperature, features };
+        let distill = Distillation::new(&teacher, config).unwrap();
         let at = || loss(&student, &batch, Some(&distill)).unwrap();
         let here = at();
         let kl = here.divergence.unwrap();
-        let want = (1. - weight) * here.cross_entropy + weight * temperature * temperature * kl;
+        assert_eq!(here.features.is_some(), features > 0.);
+        let error = here.features.unwrap_or_default();
+        let want =
+            (1. - weight) * here.cross_entropy + weight * temperature * temperature * kl + features * error;
         assert!((here.value - want).abs() < 1e-12, "{weight} {temperature}: {} is not {want}", here.value);
-        assert!(kl > 1e-3, "the models agree: nothing is tested");
+        assert!(kl > 1e-3 && (features == 0. || error > 1e-2), "the models agree: nothing is tested");
         let grads = here.total.backward().unwrap();
         for p in mine.trainable() {
             let values = p.var().flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -43,12 +47,7 @@ fn the_distillation_gradient_agrees_with_central_differences() {
                 };
                 let numeric = (moved(h) - moved(-h)) / (2. * h);
                 let error = (grad[i] - numeric).abs() / scale;
-                assert!(
-                    error < 1e-6,
-                    "{} {i}: {} and {numeric} ({weight}, {temperature})",
-                    p.name(),
-                    grad[i]
-                );
+                assert!(error < 1e-6, "{} {i}: {} and {numeric} ({config:?})", p.name(), grad[i]);
             }
             set(values);
         }
@@ -66,9 +65,11 @@ fn a_teacher_that_agrees_adds_nothing() {
     let teacher = TinyLm::new(&theirs, 0.).unwrap();
     let data = windows(12, 12);
     let batch = Batch::new(&[data.window(0).unwrap()], &Device::Cpu).unwrap();
-    let distill = Distillation::new(&teacher, 0.5, 2.).unwrap();
+    let config = DistillConfig { weight: 0.5, temperature: 2., features: 1. };
+    let distill = Distillation::new(&teacher, config).unwrap();
     let got = loss(&student, &batch, Some(&distill)).unwrap();
     assert!(got.divergence.unwrap().abs() < 1e-15);
+    assert_eq!(got.features, Some(0.));
     assert!((got.value - 0.5 * got.cross_entropy).abs() < 1e-15);
     let alone = loss(&student, &batch, None).unwrap();
     assert_eq!((alone.value, alone.divergence), (got.cross_entropy, None));
@@ -78,16 +79,18 @@ fn a_teacher_that_agrees_adds_nothing() {
 fn distillation_settings_are_checked() {
     let store = store(DType::F32, 1);
     let teacher = TinyLm::new(&store, 0.).unwrap();
-    for (weight, temperature, key) in [
-        (0., 1., "distill.weight"),
-        (1.1, 1., "distill.weight"),
-        (f64::NAN, 1., "distill.weight"),
-        (0.5, 0., "distill.temperature"),
-        (0.5, f64::INFINITY, "distill.temperature"),
+    for (weight, temperature, features, key) in [
+        (0., 1., 0., "distill.weight"),
+        (1.1, 1., 0., "distill.weight"),
+        (f64::NAN, 1., 0., "distill.weight"),
+        (0.5, 0., 0., "distill.temperature"),
+        (0.5, f64::INFINITY, 0., "distill.temperature"),
+        (0.5, 1., -0.5, "distill.features"),
+        (0.5, 1., f64::NAN, "distill.features"),
     ] {
-        match Distillation::new(&teacher, weight, temperature) {
+        match Distillation::new(&teacher, DistillConfig { weight, temperature, features }) {
             Err(Error::Setting { key: found, .. }) => assert_eq!(found, key),
-            other => panic!("{weight} {temperature}: {other:?}"),
+            other => panic!("{weight} {temperature} {features}: {other:?}"),
         }
     }
 }

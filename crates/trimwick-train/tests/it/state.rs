@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_nn::{ParamStore, Role};
 use trimwick_train::{
-    AdamW, AdamWConfig, Best, BoxError, Cursor, Data, Decay, Error, Plan, Position, SavedRole, Schedule,
-    StepHook, TrainState, Warmup,
+    AdamW, AdamWConfig, Best, BoxError, Cursor, Data, Decay, DistillConfig, Error, Plan, Position, SavedRole,
+    Schedule, StepHook, TrainState, Warmup,
 };
 
 use crate::common::{TinyLm, adamw, bits, store};
@@ -42,7 +42,7 @@ fn plan() -> Plan {
         schedule: Schedule::new(Decay::Linear, 1. / 3., 0.1, Warmup::Steps(1), 4).unwrap(),
         optimizer: AdamWConfig { eps: 1e-300, ..Default::default() },
         groups: BTreeMap::from([("a".into(), (1. / 7., 5e-324))]),
-        distill: Some((0.3, 2.)),
+        distill: Some(DistillConfig { weight: 0.3, temperature: 2., features: 1. }),
         validation: None,
         data: Data { context: 8, tokens: 64, hash: "00".into() },
         order_seed: u64::MAX,

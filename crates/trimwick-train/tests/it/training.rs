@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_nn::{CausalLm, Clock, Init, ParamStore, Role};
 use trimwick_train::{
-    Decay, Distillation, Error, Outcome, Progress, Result, Schedule, StepRecord, TrainConfig, Trainer,
-    Validation, ValidationRecord, Warmup, Windows,
+    Decay, DistillConfig, Distillation, Error, Outcome, Progress, Result, Schedule, StepRecord, TrainConfig,
+    Trainer, Validation, ValidationRecord, Warmup, Windows,
 };
 
 use crate::common::{Refresh, Scenario, TinyLm, adamw, bits, store, windows};
@@ -79,7 +79,8 @@ fn distillation_teaches_without_a_text_to_learn_from() {
     let before = bits(&theirs);
     let mine = store(DType::F32, 2);
     let student = TinyLm::new(&mine, 0.).unwrap();
-    let distill = Distillation::new(&teacher, 1., 2.).unwrap();
+    let distill =
+        Distillation::new(&teacher, DistillConfig { weight: 1., temperature: 2., features: 0. }).unwrap();
     let losses = train(&mine, &student, &windows(512, 16), 150, Some(distill), |_| {}).unwrap();
     assert!(losses[149] < losses[0] / 10., "from {} to {}", losses[0], losses[149]);
     assert_eq!(bits(&theirs), before, "the teacher changed");
@@ -101,8 +102,10 @@ fn metrics_hold_a_line_per_step_and_validation_and_no_time() {
     assert_eq!(steps.iter().map(|s| s.epoch).collect::<Vec<_>>(), [0, 1, 2, 3, 3]);
     assert!(steps.iter().map(|s| s.loss).eq(ran.losses.iter().copied()));
     for s in &steps {
-        let kl = s.divergence.unwrap();
-        assert!((s.loss - (0.6 * s.cross_entropy + 0.4 * 4. * kl)).abs() < 1e-5, "{s:?}");
+        let (kl, features) = (s.divergence.unwrap(), s.features.unwrap());
+        assert!(kl > 0. && features > 0.);
+        let whole = 0.6 * s.cross_entropy + 0.4 * 4. * kl + 0.5 * features;
+        assert!((s.loss - whole).abs() < 1e-5, "{s:?}");
         assert!(s.grad_norm > 0. && s.lr > 0.);
     }
     let validation: ValidationRecord = serde_json::from_str(lines[4]).unwrap();

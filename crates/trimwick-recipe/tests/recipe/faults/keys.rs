@@ -60,7 +60,7 @@ fn unknown_keys_are_told_what_they_were_meant_to_be() {
         (
             &[(11, "lr = 1e-4\n\"\\u001b[31m\\n\" = 1")],
             &[
-                "r.toml:12: train.\\u{1b}[31m\\u{a}: unknown key; known here: tokens, steps, batch, accumulate, lr, warmup, schedule, min_lr, clip, weight_decay, beta1, beta2, eps, save_every, order_seed, groups",
+                "r.toml:12: train.\\u{1b}[31m\\u{a}: unknown key; known here: tokens, steps, batch, accumulate, lr, warmup, schedule, min_lr, clip, weight_decay, beta1, beta2, eps, save_every, validate_every, order_seed, groups",
             ],
         ),
     ]);
@@ -247,6 +247,15 @@ fn a_key_that_nothing_reads_is_a_fault() {
                 "r.toml:13: compare.arms.2: has no effect: the arm \"dense_tuned\" is in the list already; leave it out of the list",
                 "r.toml:13: compare.arms.3: expected \"dense_tuned\" or \"pruned_magnitude\", found the string \"dense_tune\"; did you mean `dense_tuned`?",
                 "r.toml:13: compare.arms.4: expected \"dense_tuned\" or \"pruned_magnitude\", found the string \"x\"; write one of them",
+            ],
+        ),
+        (
+            &[(
+                11,
+                "lr = 1e-4\n[distill]\nteacher = \"dense_tuned\"\n[compare]\narms = [\"pruned_magnitude\"]",
+            )],
+            &[
+                "r.toml:15: compare.arms: expected the arm dense_tuned, which teaches, found a list without it; add it, or write distill.teacher = \"dense\"",
             ],
         ),
     ]);
