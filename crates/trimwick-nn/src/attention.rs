@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, Module};
 
 use crate::builder::VarBuilder;
+use crate::kv::KvSlot;
 use crate::linear::{Linear, linear_init};
 use crate::norm::{RmsNorm, rms_norm};
 use crate::ops;
@@ -46,6 +47,7 @@ pub struct CausalAttention {
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
     rotary: Arc<Rotary>,
+    kv: KvSlot,
     config: AttentionConfig,
 }
 
@@ -64,7 +66,8 @@ impl CausalAttention {
             Some(eps) => rms_norm(head_dim, eps, vb.pp(name)).map(Some),
             None => Ok(None),
         };
-        Ok(Self {
+        let kv = KvSlot::new(vb.store(), vb.prefix());
+        let layer = Self {
             q_proj: proj("q_proj", heads * head_dim, hidden, config.qkv_bias)?,
             k_proj: proj("k_proj", kv_heads * head_dim, hidden, config.qkv_bias)?,
             v_proj: proj("v_proj", kv_heads * head_dim, hidden, config.qkv_bias)?,
@@ -72,8 +75,16 @@ impl CausalAttention {
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
             rotary,
+            kv: kv.clone(),
             config,
-        })
+        };
+        vb.store().register_kv(kv);
+        Ok(layer)
+    }
+
+    /// Where keys and values pass on their way to attention and into a cache.
+    pub fn kv_slot(&self) -> &KvSlot {
+        &self.kv
     }
 
     /// Attention of x `[b, tokens, hidden]` over the cached positions and itself; the cache grows by `tokens`.
@@ -95,7 +106,8 @@ impl CausalAttention {
         if let (Some(qn), Some(kn)) = (&self.q_norm, &self.k_norm) {
             (q, k) = (qn.forward(&q)?, kn.forward(&k)?);
         }
-        Ok((self.rotary.apply(&q, offset)?, self.rotary.apply(&k, offset)?, v))
+        let (k, v) = self.kv.apply(self.rotary.apply(&k, offset)?, v)?;
+        Ok((self.rotary.apply(&q, offset)?, k, v))
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {

@@ -120,6 +120,24 @@ impl<'a> VarBuilder<'a> {
         self.inner.clone()
     }
 
+    /// Makes a tensor that exists a parameter below this path; a candle variable stays the variable it is.
+    pub(crate) fn adopt(&self, name: &str, values: &Tensor) -> Result<Param> {
+        let path = self.path_of(name);
+        if let Some(known) = self.store.get(&path) {
+            // Built over this very store, through `inner()`: the parameter is there already.
+            return match known.var().id() == values.id() {
+                true => Ok(known),
+                false => Err(Error::Duplicate { name: path }),
+            };
+        }
+        let same_device = values.device().same_device(self.device());
+        let var = match values.is_variable() && same_device {
+            true => Var::from_tensor(values)?,
+            false => Var::from_tensor(&values.detach().to_device(self.device())?.copy()?)?,
+        };
+        Ok(self.store.insert(&path, var))
+    }
+
     pub(crate) fn register(&self, layer: Layer) -> Result<Layer> {
         self.store.register(layer.clone())?;
         Ok(layer)

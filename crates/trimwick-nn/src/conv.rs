@@ -14,6 +14,10 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    pub(crate) fn new(layer: Layer, config: Conv2dConfig) -> Self {
+        Self { layer, config }
+    }
+
     /// The registered layer: its weight, chain and hooks.
     pub fn layer(&self) -> &Layer {
         &self.layer

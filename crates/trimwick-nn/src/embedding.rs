@@ -14,6 +14,10 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    pub(crate) fn new(layer: Layer) -> Self {
+        Self { layer }
+    }
+
     /// The registered layer: its weight, chain and hooks.
     pub fn layer(&self) -> &Layer {
         &self.layer

@@ -3,14 +3,15 @@
 //! Algorithms act on a built model without `&mut`: a registered layer has interior mutability for its chain of
 //! [`Reparam`]s, its input quantizer and its capture hook.
 
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{Result as CandleResult, Tensor};
 use globset::GlobBuilder;
 
 use crate::param::Param;
+use crate::place::Place;
 use crate::reparam::{Chain, Reparam, Slot};
-use crate::store::{self, ParamStore};
+use crate::store::ParamStore;
 use crate::{Error, Result};
 
 /// What a layer computes, as far as pruning and quantization care.
@@ -34,12 +35,11 @@ pub trait Capture: Send + Sync {
 }
 
 struct Inner {
-    path: String,
+    // Holds the store weakly: the store owns its layers.
+    place: Place,
     kind: LayerKind,
     weight: Param,
     bias: Option<Param>,
-    // Weak: the store owns its layers.
-    store: Weak<store::Inner>,
     chain: RwLock<Chain>,
     activation: RwLock<Option<Arc<dyn Reparam>>>,
     capture: RwLock<Option<Arc<dyn Capture>>>,
@@ -58,11 +58,10 @@ impl Layer {
         bias: Option<Param>,
     ) -> Self {
         Self(Arc::new(Inner {
-            path,
+            place: Place::new(store, path),
             kind,
             weight,
             bias,
-            store: Arc::downgrade(&store.0),
             chain: RwLock::default(),
             activation: RwLock::default(),
             capture: RwLock::default(),
@@ -71,7 +70,12 @@ impl Layer {
 
     /// Dotted path, such as `model.layers.0.mlp.up_proj`.
     pub fn path(&self) -> &str {
-        &self.0.path
+        self.0.place.path()
+    }
+
+    /// The layer's path and store, for what is attached to the layer and must not keep it alive.
+    pub fn place(&self) -> &Place {
+        &self.0.place
     }
 
     /// What the layer computes.
@@ -95,7 +99,15 @@ impl Layer {
     /// Whatever a reparametrization reports.
     pub fn effective_weight(&self) -> CandleResult<Tensor> {
         let chain = self.chain();
-        chain.apply(&self.0.weight.tensor())
+        chain.apply(&self.0.weight.value()?)
+    }
+
+    /// The weight as it enters `slot`: the chain applied up to there.
+    ///
+    /// # Errors
+    /// Whatever a reparametrization reports.
+    pub fn weight_before(&self, slot: Slot) -> CandleResult<Tensor> {
+        self.chain().apply_before(slot, &self.0.weight.value()?)
     }
 
     /// A snapshot of the chain.
@@ -118,31 +130,30 @@ impl Layer {
     /// # Errors
     /// A parameter of that name, a buffer of another shape, a store that no longer exists.
     pub fn set_buffer(&self, suffix: &str, values: &Tensor) -> Result<Param> {
-        self.store()?.set_buffer(&self.buffer_name(suffix), values)
+        self.0.place.set_buffer(suffix, values)
     }
 
     /// The buffer `path.suffix`, if there is one.
     pub fn buffer(&self, suffix: &str) -> Option<Param> {
-        self.store().ok()?.get(&self.buffer_name(suffix))
+        self.0.place.buffer(suffix)
     }
 
     /// Removes the buffer `path.suffix`.
     pub fn remove_buffer(&self, suffix: &str) {
-        if let Ok(store) = self.store() {
-            store.remove_buffer(&self.buffer_name(suffix));
-        }
+        self.0.place.remove_buffer(suffix);
     }
 
-    fn buffer_name(&self, suffix: &str) -> String {
-        match self.path() {
-            "" => suffix.to_string(),
-            path => format!("{path}.{suffix}"),
-        }
+    /// Adds the trainable parameter `path.suffix`, saved with the model: a learned scale. Build the optimizer after.
+    ///
+    /// # Errors
+    /// A parameter or buffer of that name, a store that no longer exists.
+    pub fn add_param(&self, suffix: &str, values: &Tensor) -> Result<Param> {
+        self.0.place.add_param(suffix, values)
     }
 
-    fn store(&self) -> Result<ParamStore> {
-        let gone = || Error::UnknownParam { name: self.path().into() };
-        self.0.store.upgrade().map(ParamStore).ok_or_else(gone)
+    /// Removes the parameter `path.suffix` that was added.
+    pub fn remove_param(&self, suffix: &str) {
+        self.0.place.remove_param(suffix);
     }
 
     /// The reparametrization of the layer's input, if one is set.

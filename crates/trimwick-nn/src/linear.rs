@@ -15,6 +15,10 @@ pub struct Linear {
 }
 
 impl Linear {
+    pub(crate) fn new(layer: Layer) -> Self {
+        Self { layer }
+    }
+
     /// The registered layer: its weight, chain and hooks.
     pub fn layer(&self) -> &Layer {
         &self.layer

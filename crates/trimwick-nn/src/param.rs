@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use candle_core::{DType, Shape, Tensor, Var};
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor, Var};
 
 use crate::{Error, Result};
 
@@ -17,9 +17,22 @@ pub enum Role {
     Buffer,
 }
 
+/// A frozen weight in fewer bytes than its values take: what stands behind a parameter after [`Param::compact`].
+pub trait Compact: Send + Sync {
+    /// The values, of the parameter's shape and dtype, outside of any autograd graph.
+    ///
+    /// # Errors
+    /// Tensor operations.
+    fn expand(&self) -> CandleResult<Tensor>;
+}
+
 struct Inner {
     name: String,
-    var: Var,
+    shape: Shape,
+    dtype: DType,
+    device: Device,
+    var: RwLock<Var>,
+    compact: RwLock<Option<Arc<dyn Compact>>>,
     role: RwLock<Role>,
     keep: RwLock<Option<Arc<[u8]>>>,
 }
@@ -30,7 +43,16 @@ pub struct Param(Arc<Inner>);
 
 impl Param {
     pub(crate) fn new(name: &str, var: Var, role: Role) -> Self {
-        Self(Arc::new(Inner { name: name.into(), var, role: RwLock::new(role), keep: RwLock::new(None) }))
+        Self(Arc::new(Inner {
+            name: name.into(),
+            shape: var.shape().clone(),
+            dtype: var.dtype(),
+            device: var.device().clone(),
+            var: RwLock::new(var),
+            compact: RwLock::new(None),
+            role: RwLock::new(role),
+            keep: RwLock::new(None),
+        }))
     }
 
     /// Full dotted name, such as `model.layers.0.mlp.up_proj.weight`.
@@ -38,24 +60,30 @@ impl Param {
         &self.0.name
     }
 
-    /// The variable behind the parameter; its identity is the key of its gradient in a `GradStore`.
-    pub fn var(&self) -> &Var {
-        &self.0.var
+    /// The variable behind the parameter; its identity is the key of its gradient in a `GradStore`. Of a
+    /// [compact](Param::compact) parameter it is empty.
+    pub fn var(&self) -> Var {
+        self.0.var.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Shape of the values.
     pub fn shape(&self) -> &Shape {
-        self.0.var.shape()
+        &self.0.shape
     }
 
     /// Number of values.
     pub fn elem_count(&self) -> usize {
-        self.0.var.elem_count()
+        self.0.shape.elem_count()
     }
 
     /// Dtype of the values.
     pub fn dtype(&self) -> DType {
-        self.0.var.dtype()
+        self.0.dtype
+    }
+
+    /// Where the values are.
+    pub fn device(&self) -> &Device {
+        &self.0.device
     }
 
     /// Current role.
@@ -69,12 +97,56 @@ impl Param {
     }
 
     /// The tensor to compute with: tracked by autograd when trainable, detached otherwise, so that no gradient
-    /// is computed or kept for a frozen weight.
+    /// is computed or kept for a frozen weight. Of a [compact](Param::compact) parameter it is empty: ask for its
+    /// [value](Param::value).
     pub fn tensor(&self) -> Tensor {
+        let var = self.var();
         match self.role() {
-            Role::Trainable => self.0.var.as_tensor().clone(),
-            Role::Frozen | Role::Buffer => self.0.var.as_detached_tensor(),
+            Role::Trainable => var.as_tensor().clone(),
+            Role::Frozen | Role::Buffer => var.as_detached_tensor(),
         }
+    }
+
+    /// [`Param::tensor`], or what a compact parameter expands to.
+    ///
+    /// # Errors
+    /// Those of expanding.
+    pub fn value(&self) -> CandleResult<Tensor> {
+        match self.compacted() {
+            Some(compact) => Ok(compact.expand()?.detach()),
+            None => Ok(self.tensor()),
+        }
+    }
+
+    /// Freezes the parameter and gives its memory back: from here on its values are what `compact` expands to,
+    /// computed anew for each use. Until [`Param::expand`] they cannot be set.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when `compact` expands to another shape or dtype.
+    pub fn compact(&self, compact: Arc<dyn Compact>) -> Result<()> {
+        self.matches("compact values", &compact.expand()?)?;
+        let empty = Var::zeros(0, self.0.dtype, &self.0.device)?;
+        self.set_role(Role::Frozen);
+        *self.0.compact.write().unwrap_or_else(PoisonError::into_inner) = Some(compact);
+        *self.0.var.write().unwrap_or_else(PoisonError::into_inner) = empty;
+        Ok(())
+    }
+
+    /// Makes a compact parameter a plain frozen one of the values it expands to; does nothing to any other.
+    ///
+    /// # Errors
+    /// Those of expanding.
+    pub fn expand(&self) -> Result<()> {
+        let Some(compact) = self.compacted() else { return Ok(()) };
+        let var = Var::from_tensor(&compact.expand()?)?;
+        *self.0.var.write().unwrap_or_else(PoisonError::into_inner) = var;
+        *self.0.compact.write().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// What stands behind a compact parameter.
+    pub fn compacted(&self) -> Option<Arc<dyn Compact>> {
+        self.0.compact.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Copies `values` into the parameter.
@@ -82,15 +154,28 @@ impl Param {
     /// # Errors
     /// [`Error::Mismatch`] when shape or dtype differ.
     pub fn set(&self, values: &Tensor) -> Result<()> {
-        if values.shape() != self.shape() || values.dtype() != self.dtype() {
+        self.matches("new values", values)?;
+        if self.compacted().is_some() {
             return Err(Error::Mismatch {
                 layer: self.0.name.clone(),
                 what: "new values",
-                expected: format!("{:?} {:?}", self.shape().dims(), self.dtype()),
+                expected: "none while the parameter is compact".into(),
                 found: format!("{:?} {:?}", values.dims(), values.dtype()),
             });
         }
-        Ok(self.0.var.set(&values.detach())?)
+        Ok(self.var().set(&values.detach())?)
+    }
+
+    fn matches(&self, what: &'static str, values: &Tensor) -> Result<()> {
+        if values.shape() == self.shape() && values.dtype() == self.dtype() {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            layer: self.0.name.clone(),
+            what,
+            expected: format!("{:?} {:?}", self.shape().dims(), self.dtype()),
+            found: format!("{:?} {:?}", values.dims(), values.dtype()),
+        })
     }
 
     /// The set of elements that may be non-zero, as a bitset (bit `i % 8` of byte `i / 8`, row-major), or

@@ -4,13 +4,16 @@
 //! weight to the weight that the layer computes with. A layer holds at most one of each, applied in the order
 //! of [`Slot`], so that what is trained is what is exported: `FQ(M ⊙ (W + BA))`.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
 /// A differentiable function of a weight (or, on a layer's input side, of an activation).
-pub trait Reparam: Send + Sync {
+///
+/// [`Any`] lets the crate that set a reparametrization find its own again on a built model.
+pub trait Reparam: Any + Send + Sync {
     /// The value to compute with, of `base`'s shape and dtype. The result must be connected to `base` in the
     /// autograd graph: a function that cuts the graph leaves the weight without a gradient, silently.
     fn apply(&self, base: &Tensor) -> Result<Tensor>;
@@ -38,6 +41,11 @@ impl Chain {
     /// Applies every slot in order; the base tensor itself when there is none.
     pub fn apply(&self, base: &Tensor) -> Result<Tensor> {
         self.0.values().try_fold(base.clone(), |w, r| r.apply(&w))
+    }
+
+    /// Applies the slots before `slot`, in order.
+    pub fn apply_before(&self, slot: Slot, base: &Tensor) -> Result<Tensor> {
+        self.0.range(..slot).try_fold(base.clone(), |w, (_, r)| r.apply(&w))
     }
 
     /// Puts `reparam` into `slot` and returns what was there.

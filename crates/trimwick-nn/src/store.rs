@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::builder::{StoreBackend, VarBuilder};
 use crate::clock::Clock;
+use crate::kv::KvSlot;
 use crate::layer::{Layer, Layers};
 use crate::param::{Param, Role};
 use crate::source::{FolderSource, TensorSource};
@@ -20,6 +21,7 @@ pub(crate) struct Inner {
     pub(crate) source: Option<Arc<dyn TensorSource>>,
     params: RwLock<BTreeMap<String, Param>>,
     layers: RwLock<Vec<Layer>>,
+    kv_slots: RwLock<Vec<KvSlot>>,
     read: RwLock<BTreeSet<String>>,
 }
 
@@ -65,6 +67,7 @@ impl ParamStore {
             source,
             params: RwLock::default(),
             layers: RwLock::default(),
+            kv_slots: RwLock::default(),
             read: RwLock::default(),
         }))
     }
@@ -94,6 +97,11 @@ impl ParamStore {
     /// The layers registered so far, in the order they were built.
     pub fn layers(&self) -> Layers {
         Layers::new(self.0.layers.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Where keys and values pass in each attention layer registered so far, in the order they were built.
+    pub fn kv_slots(&self) -> Vec<KvSlot> {
+        self.0.kv_slots.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every parameter and buffer, sorted by name.
@@ -138,6 +146,30 @@ impl ParamStore {
         }
     }
 
+    /// Adds a trainable parameter to those that the model was built with, saved with it like all others. Build the
+    /// optimizer afterwards: one that exists does not know it.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when there is a parameter or buffer `name`.
+    pub fn add_param(&self, name: &str, values: &Tensor) -> Result<Param> {
+        let mut params = self.lock_mut();
+        if params.contains_key(name) {
+            return Err(Error::Duplicate { name: name.into() });
+        }
+        let var = Var::from_tensor(&values.copy()?.to_device(&self.0.device)?.detach())?;
+        let param = Param::new(name, var, Role::Trainable);
+        params.insert(name.into(), param.clone());
+        Ok(param)
+    }
+
+    /// Removes a parameter that was added; does nothing when there is none of that name, or it is a buffer.
+    pub fn remove_param(&self, name: &str) {
+        let mut params = self.lock_mut();
+        if params.get(name).is_some_and(|p| p.role() != Role::Buffer) {
+            params.remove(name);
+        }
+    }
+
     /// Names in the weight source that the model has not asked for: an extra layer, a misread configuration.
     pub fn unread(&self) -> Vec<String> {
         let read = self.0.read.read().unwrap_or_else(PoisonError::into_inner);
@@ -162,6 +194,10 @@ impl ParamStore {
         }
         layers.push(layer);
         Ok(())
+    }
+
+    pub(crate) fn register_kv(&self, slot: KvSlot) {
+        self.0.kv_slots.write().unwrap_or_else(PoisonError::into_inner).push(slot);
     }
 
     fn lock(&self) -> RwLockReadGuard<'_, BTreeMap<String, Param>> {

@@ -175,7 +175,7 @@ impl Geometry {
         for (i, v) in values.into_iter().enumerate() {
             flat[self.source(i, k, cols)] = v;
         }
-        let device = layer.weight().var().device().clone();
+        let device = layer.weight().device().clone();
         Ok(layer.weight().set(&Tensor::from_vec(flat, self.dims.clone(), &device)?)?)
     }
 

@@ -73,7 +73,7 @@ impl Gradients {
         let missing: Vec<String> = self
             .params
             .iter()
-            .filter(|p| grads.get(p.var()).is_none())
+            .filter(|p| grads.get(&p.var()).is_none())
             .map(|p| p.name().to_string())
             .collect();
         if !missing.is_empty() {
@@ -81,7 +81,7 @@ impl Gradients {
         }
         for param in &self.params {
             // Taken out and detached: a gradient that is kept by reference may keep a graph alive.
-            let Some(grad) = grads.remove(param.var()) else { continue };
+            let Some(grad) = grads.remove(&param.var()) else { continue };
             let grad = grad.detach();
             let sum = match self.sums.remove(param.name()) {
                 Some(sum) => sum.add(grad)?,

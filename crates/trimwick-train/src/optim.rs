@@ -147,7 +147,7 @@ impl AdamW {
                 step,
                 grad_scale: grads.scale() as f32,
             };
-            if host::fused(entry.param.var()) {
+            if host::fused(&entry.param.var()) {
                 entry.step_fused(grad, &numbers)?;
             } else {
                 entry.step_composed(grad, &numbers, grads.scale())?;
@@ -228,7 +228,8 @@ impl AdamW {
 
 impl Entry {
     fn step_fused(&self, grad: &Tensor, h: &kernels::AdamW) -> Result<()> {
-        let (w, m, v) = (self.param.var().as_tensor(), &self.m, &self.v);
+        let var = self.param.var();
+        let (w, m, v) = (var.as_tensor(), &self.m, &self.v);
         ops::with_slices::<f32, _, 1>([grad], |[g]| {
             host::update(w, |w| {
                 host::update(m, |m| {
@@ -285,7 +286,7 @@ impl Entry {
         }
         let kept: Vec<u8> = (0..self.param.elem_count()).map(|i| bits[i / 8] >> (i % 8) & 1).collect();
         let tensor =
-            Tensor::from_vec(kept, self.param.shape(), &Device::Cpu)?.to_device(self.param.var().device())?;
+            Tensor::from_vec(kept, self.param.shape(), &Device::Cpu)?.to_device(self.param.device())?;
         self.kept = Some((bits, tensor.clone()));
         Ok(Some(tensor))
     }

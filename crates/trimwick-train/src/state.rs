@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use trimwick_nn::{ParamStore, Role};
+use trimwick_nn::{Param, ParamStore, Role};
 
 use crate::data::Cursor;
 use crate::hooks::StepHook;
@@ -127,7 +127,7 @@ impl TrainState {
         position: &Position,
         metrics: &str,
     ) -> Result<Self> {
-        let params = store.params();
+        let params = stateful(store);
         let mut states = BTreeMap::new();
         for hook in hooks {
             let name = hook.name().to_string();
@@ -194,10 +194,11 @@ impl TrainState {
         let other = |what: &str, expected: String, found: String| {
             Err(Error::OtherRun { path: origin.into(), what: what.into(), expected, found })
         };
-        let mine: Vec<_> = store.params().into_iter().filter(|p| p.role() != Role::Buffer).collect();
+        let mut mine = stateful(store);
+        mine.retain(|p| p.role() != Role::Buffer);
         for param in &mine {
             let describe = |t: &Tensor| format!("{:?} {:?}", t.dims(), t.dtype());
-            let expected = describe(param.var());
+            let expected = describe(&param.var());
             match self.parameters.get(param.name()).map(describe) {
                 Some(found) if found == expected => {}
                 found => return other(param.name(), expected, found.unwrap_or("no such tensor".into())),
@@ -216,4 +217,12 @@ impl TrainState {
         }
         Ok(())
     }
+}
+
+/// What a checkpoint holds of a store. A compact parameter is not in it: it never changes, and who continues a run
+/// makes it from the model as the run did at first.
+fn stateful(store: &ParamStore) -> Vec<Param> {
+    let mut params = store.params();
+    params.retain(|p| p.compacted().is_none());
+    params
 }

@@ -79,7 +79,7 @@ fn fold(store: &ParamStore) -> Result<Folded> {
     let layers = store.layers();
     let effective = |p: &Param| -> Result<Tensor> {
         let of = layers.iter().find(|l| l.weight().name() == p.name());
-        Ok(of.map_or_else(|| Ok(p.tensor()), Layer::effective_weight)?.detach())
+        Ok(of.map_or_else(|| p.value(), Layer::effective_weight)?.detach())
     };
     let params = store.params().into_iter().filter(|p| p.role() != Role::Buffer);
     params

@@ -15,7 +15,7 @@ pub(crate) fn save(store: &ParamStore, path: &Path, all: bool) -> Result<()> {
     let params = store.params();
     let mut held = Vec::new();
     for p in params.iter().filter(|p| all || p.role() == Role::Buffer) {
-        held.push((p.name(), p.shape().dims().to_vec(), Values::of(&p.tensor())?));
+        held.push((p.name(), p.shape().dims().to_vec(), Values::of(&p.value()?)?));
     }
     let tensors = held.iter().map(|(name, shape, values)| match values {
         Values::Bytes(v) => NewTensor::bytes(*name, Dtype::U8, shape, v),

@@ -102,7 +102,7 @@ pub fn bits(store: &ParamStore) -> BTreeMap<String, Vec<u64>> {
         let values = t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
         values.into_iter().map(f64::to_bits).collect()
     };
-    store.params().iter().map(|p| (p.name().to_string(), bits(p.var()))).collect()
+    store.params().iter().map(|p| (p.name().to_string(), bits(&p.var()))).collect()
 }
 
 /// Gradients that are exactly `of(name)`: those of Σ w·g.

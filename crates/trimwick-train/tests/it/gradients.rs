@@ -69,7 +69,7 @@ fn a_gradient_that_candle_made_is_never_written_to() {
     let store = store(DType::F32, 0);
     store.var_builder().get_with_hints(2, "a", Init::Const(1.)).unwrap();
     let grads = backward(&store, |_| vec![1., 2.]);
-    let held = grads.get(store.get("a").unwrap().var()).unwrap().clone();
+    let held = grads.get(&store.get("a").unwrap().var()).unwrap().clone();
     let mut gradients = Gradients::new(&store.trainable());
     gradients.accumulate(grads).unwrap();
     for _ in 0..3 {

@@ -32,7 +32,7 @@ fn the_distillation_gradient_agrees_with_central_differences() {
         let grads = here.total.backward().unwrap();
         for p in mine.trainable() {
             let values = p.var().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-            let grad = grads.get(p.var()).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let grad = grads.get(&p.var()).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
             let set = |values: Vec<f64>| {
                 p.set(&candle_core::Tensor::from_vec(values, p.shape(), &Device::Cpu).unwrap()).unwrap();
             };
@@ -52,7 +52,7 @@ fn the_distillation_gradient_agrees_with_central_differences() {
             set(values);
         }
         assert!(
-            theirs.trainable().iter().all(|p| grads.get(p.var()).is_none()),
+            theirs.trainable().iter().all(|p| grads.get(&p.var()).is_none()),
             "the teacher got a gradient"
         );
     }

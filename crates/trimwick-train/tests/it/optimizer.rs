@@ -32,7 +32,7 @@ fn gradient(step: u64, name: &str, n: usize) -> Vec<f64> {
 }
 
 fn values(store: &ParamStore, name: &str) -> Vec<f64> {
-    tensor_values(store.get(name).unwrap().var())
+    tensor_values(&store.get(name).unwrap().var())
 }
 
 fn tensor_values(t: &Tensor) -> Vec<f64> {
