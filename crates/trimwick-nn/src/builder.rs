@@ -135,6 +135,7 @@ impl<'a> VarBuilder<'a> {
             true => Var::from_tensor(values)?,
             false => Var::from_tensor(&values.detach().to_device(self.device())?.copy()?)?,
         };
+        self.store.mark_read(&path);
         Ok(self.store.insert(&path, var))
     }
 
