@@ -12,6 +12,12 @@ pub enum Error {
         /// Position of the first NaN in the row-major scores.
         index: usize,
     },
+    /// A value to quantize is NaN or infinite, so its block has no range.
+    #[error("value {index} is NaN or infinite, expected a finite number: its block has no scale")]
+    NonFinite {
+        /// Position of the first such value in the row-major tensor.
+        index: usize,
+    },
 }
 
 /// A result whose error is [`Error`].

@@ -47,6 +47,7 @@ mod mask;
 mod math;
 mod norm;
 mod permute;
+pub mod quant;
 mod real;
 mod reduce;
 mod rng;
