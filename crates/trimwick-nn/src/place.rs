@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use candle_core::Tensor;
 
+use crate::clock::Clock;
 use crate::param::Param;
 use crate::store::{self, ParamStore};
 use crate::{Error, Result};
@@ -68,6 +69,11 @@ impl Place {
         if let Ok(store) = self.store() {
             store.remove_param(&self.name_of(suffix));
         }
+    }
+
+    /// The clock of the store, while that exists.
+    pub fn clock(&self) -> Option<Clock> {
+        self.store().ok().map(|store| store.clock().clone())
     }
 
     fn store(&self) -> Result<ParamStore> {

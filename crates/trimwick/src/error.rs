@@ -9,6 +9,9 @@ pub enum Error {
     /// Of parameters and layers.
     #[error(transparent)]
     Nn(#[from] trimwick_nn::Error),
+    /// Of quantization.
+    #[error(transparent)]
+    Quant(#[from] trimwick_quant::Error),
     /// Of pruning.
     #[error(transparent)]
     Sparse(#[from] trimwick_sparse::Error),

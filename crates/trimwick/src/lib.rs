@@ -5,6 +5,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`nn`] | layers that carry masks and fake-quantizers, all differentiable; `ParamStore`, `VarBuilder` |
+//! | [`quant`] | fake-quantization of every grid: schemes, observers, learned scales, KV cache |
 //! | [`sparse`] | N:M and unstructured pruning: magnitude, Wanda, SparseGPT; mask schedules |
 //! | [`models`] | the Llama family: Hugging Face folders, the hub, GGUF, the built-in model; tokenizers |
 //! | [`train`] | the loop: AdamW, schedules, data, distillation, checkpoints that resume bit for bit |
@@ -59,5 +60,6 @@ pub use trimwick_formats as formats;
 pub use trimwick_kernels as kernels;
 pub use trimwick_models as models;
 pub use trimwick_nn as nn;
+pub use trimwick_quant as quant;
 pub use trimwick_sparse as sparse;
 pub use trimwick_train as train;

@@ -10,6 +10,8 @@ mod linear;
 mod loss;
 mod mask;
 mod norm;
+mod quant;
+mod quant_composed;
 mod rope;
 mod swiglu;
 
@@ -21,5 +23,6 @@ pub use linear::linear;
 pub use loss::{cross_entropy, cross_entropy_each, kl_divergence};
 pub use mask::mask;
 pub use norm::{layer_norm, rms_norm};
+pub use quant::{Scales, fake_quant, fake_quant_dynamic, fake_quant_learned, learned_scales};
 pub use rope::rope;
 pub use swiglu::swiglu;
