@@ -15,7 +15,8 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
-use trimwick_kernels::quant::{self as kernels, Grid};
+use trimwick_kernels::all_finite;
+use trimwick_kernels::quant::{self as kernels, Code, Grid};
 
 use super::cpu::{cpu_slice, owned, tensor_like, with_slices, zeros};
 use super::quant_composed as composed;
@@ -47,7 +48,8 @@ pub fn fake_quant_dynamic(x: &Tensor, grid: Grid, block: usize, global: Option<f
 /// `x` on the grid, with given scales. The gradient is cut where `x` lies outside of the grid's range.
 ///
 /// # Errors
-/// A block that does not divide the tensor, another number of scales than of blocks.
+/// A block that does not divide the tensor, another number of scales than of blocks; a NaN or an infinity, which a grid
+/// would hide.
 pub fn fake_quant(x: &Tensor, grid: Grid, block: usize, scales: &Arc<Scales>) -> Result<Tensor> {
     check(x, block, Some(scales.scales.len()))?;
     let scales = scales.clone();
@@ -62,8 +64,8 @@ pub fn fake_quant(x: &Tensor, grid: Grid, block: usize, scales: &Arc<Scales>) ->
 /// 1/√(block · largest code).
 ///
 /// # Errors
-/// A block that does not divide the tensor, another number of scales than of blocks, a scale that is NaN, an asymmetric
-/// grid.
+/// A block that does not divide the tensor, another number of scales than of blocks, an asymmetric grid; a NaN or an
+/// infinity.
 pub fn fake_quant_learned(
     x: &Tensor,
     log2_scales: &Tensor,
@@ -74,6 +76,9 @@ pub fn fake_quant_learned(
     check(x, block, Some(log2_scales.elem_count()))?;
     if log2_scales.dtype() != DType::F32 {
         bail!("fake-quant: learned scales are f32, found {:?}", log2_scales.dtype());
+    }
+    if let Code::Uint { .. } = grid.code {
+        bail!("fake-quant: the zero points of an asymmetric grid are not learned");
     }
     in_f32(x, |x| match x.device() {
         Device::Cpu => {
@@ -122,6 +127,14 @@ fn in_f32(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tenso
     }
 }
 
+/// A grid saturates: it would turn an infinity into an ordinary number.
+fn refuse_non_finite(x: &[f32]) -> Result<()> {
+    match all_finite(x) {
+        true => Ok(()),
+        false => bail!("{}", composed::NON_FINITE),
+    }
+}
+
 struct Dynamic {
     grid: Grid,
     block: usize,
@@ -159,6 +172,7 @@ impl CustomOp1 for Static {
 
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = cpu_slice::<f32>(s, l)?;
+        refuse_non_finite(x)?;
         let mut y = zeros::<f32>(x.len());
         let Scales { scales, zeros } = &*self.scales;
         kernels::fake_quant(self.grid, x, self.block, scales, zeros.as_deref(), &mut y);
@@ -198,6 +212,7 @@ impl CustomOp2 for Learned {
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, log2) = (cpu_slice::<f32>(s1, l1)?, cpu_slice::<f32>(s2, l2)?);
+        refuse_non_finite(x)?;
         let scales = learned_scales(log2, self.grid, self.global)?;
         let mut y = zeros::<f32>(x.len());
         kernels::fake_quant(self.grid, x, self.block, &scales, None, &mut y);

@@ -12,13 +12,12 @@ use super::quant::{Scales, learned_scales};
 /// Adding and subtracting 1.5 · 2²³ rounds an f32 of up to 2²² to the nearest integer, ties to even.
 const MAGIC: f64 = 12_582_912.;
 
+pub(super) const NON_FINITE: &str = "fake-quant: the tensor holds a NaN or an infinity";
+
 pub(super) fn dynamic(x: &Tensor, grid: Grid, block: usize, global: Option<f32>) -> Result<Tensor> {
     let held = x.detach();
     let rows = blocks(&held, block)?;
-    // Zero times a NaN or an infinity is NaN, and sums keep it; the largest of a row may not.
-    if !(&rows * 0.)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-        bail!("fake-quant: the tensor holds a NaN or an infinity");
-    }
+    refuse_non_finite(&held)?;
     let host = |t: Tensor| t.to_device(&Device::Cpu)?.to_vec1::<f32>();
     let scales = match grid.code {
         Code::Uint { .. } => {
@@ -40,6 +39,7 @@ pub(super) fn dynamic(x: &Tensor, grid: Grid, block: usize, global: Option<f32>)
 
 pub(super) fn fixed(x: &Tensor, grid: Grid, block: usize, scales: &Scales) -> Result<Tensor> {
     let held = x.detach();
+    refuse_non_finite(&held)?;
     let Parts { value, inside, .. } = on_grid(&held, grid, block, scales)?;
     value + ((x - held)? * inside)?
 }
@@ -52,6 +52,7 @@ pub(super) fn learned(
     global: f32,
 ) -> Result<Tensor> {
     let (held, logs) = (x.detach(), log2_scales.detach());
+    refuse_non_finite(&held)?;
     let host = logs.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
     let scales = Scales { scales: learned_scales(&host, grid, global)?, zeros: None };
     let Parts { value, inside, quotient, code, scale } = on_grid(&held, grid, block, &scales)?;
@@ -73,6 +74,14 @@ struct Parts {
     quotient: Tensor,
     code: Tensor,
     scale: Tensor,
+}
+
+/// Zero times a NaN or an infinity is NaN, and a sum keeps it; a maximum may not.
+fn refuse_non_finite(x: &Tensor) -> Result<()> {
+    match (x * 0.)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        true => Ok(()),
+        false => bail!("{NON_FINITE}"),
+    }
 }
 
 fn blocks(x: &Tensor, block: usize) -> Result<Tensor> {
@@ -131,5 +140,145 @@ fn binades(code: Code) -> Option<(i32, i32, i32)> {
         Code::E3M2 => Some((2, -2, 4)),
         Code::E4M3 => Some((3, -6, 8)),
         Code::E5M2 => Some((2, -14, 15)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+    use trimwick_kernels::quant::ScaleFormat;
+    use trimwick_testkit::{assert_close, random, values};
+
+    use super::super::quant as fused;
+    use super::*;
+    use std::sync::Arc;
+
+    const CODES: [Code; 9] = [
+        Code::Int { bits: 8 },
+        Code::Int { bits: 4 },
+        Code::Int { bits: 2 },
+        Code::Ternary,
+        Code::E2M1,
+        Code::E2M3,
+        Code::E3M2,
+        Code::E4M3,
+        Code::E5M2,
+    ];
+
+    /// Values over many binades, some of them on ties and some zero.
+    fn input() -> Tensor {
+        let x = random(&[4, 96], 3).to_dtype(DType::F32).unwrap();
+        let mut v: Vec<f32> = values(&x).into_iter().map(|v| v as f32).collect();
+        for (i, v) in v.iter_mut().enumerate() {
+            *v *= 2f32.powi((i % 23) as i32 - 14);
+        }
+        v[7] = 0.;
+        v[8] = -0.;
+        v[32..40].copy_from_slice(&[0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5., 6.]);
+        v[96..128].fill(0.);
+        Tensor::from_vec(v, (4, 96), &Device::Cpu).unwrap()
+    }
+
+    /// Value of `f` and the gradient of `Σ g·f` for a fixed g.
+    fn both(x: &Var, f: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tensor) {
+        let y = f(x.as_tensor());
+        let g = random(y.dims(), 11).to_dtype(DType::F32).unwrap();
+        let grads = (&y * g).unwrap().sum_all().unwrap().backward().unwrap();
+        (y.detach(), grads.get(x.as_tensor()).unwrap().clone())
+    }
+
+    fn assert_same(a: &(Tensor, Tensor), b: &(Tensor, Tensor), what: &str) {
+        // Equal numbers; a zero may have the other sign.
+        for (a, b) in [(&a.0, &b.0), (&a.1, &b.1)] {
+            for (i, (a, b)) in values(a).iter().zip(values(b)).enumerate() {
+                assert!(*a == b, "{what}: element {i}: {a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn composed_values_and_gradients_are_the_fused_ones() {
+        let x = Var::from_tensor(&input()).unwrap();
+        for code in CODES {
+            for scale in [ScaleFormat::F32, ScaleFormat::BF16, ScaleFormat::E8M0Ceil, ScaleFormat::E4M3] {
+                let grid = Grid { code, scale };
+                for block in [16, 32, 96, 384] {
+                    let what = format!("{grid:?} {block}");
+                    assert_same(
+                        &both(&x, |x| dynamic(x, grid, block, None).unwrap()),
+                        &both(&x, |x| fused::fake_quant_dynamic(x, grid, block, None).unwrap()),
+                        &what,
+                    );
+                    // Scales that clip a part.
+                    let scales: Vec<f32> = (0..384 / block).map(|i| 0.01 + 0.3 * i as f32).collect();
+                    let scales = Arc::new(Scales { scales, zeros: None });
+                    assert_same(
+                        &both(&x, |x| fixed(x, grid, block, &scales).unwrap()),
+                        &both(&x, |x| fused::fake_quant(x, grid, block, &scales).unwrap()),
+                        &what,
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn composed_zero_points_are_the_fused_ones() {
+        let x = Var::from_tensor(&input()).unwrap();
+        for bits in [2, 4, 8] {
+            let grid = Grid { code: Code::Uint { bits }, scale: ScaleFormat::F32 };
+            assert_same(
+                &both(&x, |x| dynamic(x, grid, 32, None).unwrap()),
+                &both(&x, |x| fused::fake_quant_dynamic(x, grid, 32, None).unwrap()),
+                "dynamic",
+            );
+            let zeros = Some((0..12).map(|i| (i % 4) as f32).collect());
+            let scales = Arc::new(Scales { scales: vec![0.07; 12], zeros });
+            assert_same(
+                &both(&x, |x| fixed(x, grid, 32, &scales).unwrap()),
+                &both(&x, |x| fused::fake_quant(x, grid, 32, &scales).unwrap()),
+                "static",
+            );
+        }
+    }
+
+    #[test]
+    fn composed_learned_scales_are_the_fused_ones() {
+        let x = Var::from_tensor(&input()).unwrap();
+        for code in CODES {
+            for scale in [ScaleFormat::F32, ScaleFormat::BF16, ScaleFormat::E8M0Ceil, ScaleFormat::E4M3] {
+                let grid = Grid { code, scale };
+                let logs = (0..12).map(|i| -3.3 + 0.37 * i as f32).collect::<Vec<_>>();
+                let logs = Var::from_vec(logs, 12, &Device::Cpu).unwrap();
+                let run = |f: &dyn Fn(&Tensor, &Tensor) -> Tensor| {
+                    let of_x = both(&x, |x| f(x, logs.as_tensor()));
+                    (of_x, both(&logs, |logs| f(x.as_tensor(), logs)).1)
+                };
+                let (a, ds) = run(&|x, s| learned(x, s, grid, 32, 0.05).unwrap());
+                let (b, want) = run(&|x, s| fused::fake_quant_learned(x, s, grid, 32, 0.05).unwrap());
+                assert_same(&a, &b, &format!("{grid:?}"));
+                // Sums over a block, in another order.
+                assert_close(&ds, &want, 1e-4, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn composed_operations_refuse_what_the_fused_ones_refuse() {
+        let grid = Grid { code: Code::Int { bits: 8 }, scale: ScaleFormat::F32 };
+        let scales = Scales { scales: vec![1.], zeros: None };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let x = Tensor::new(&[1., bad, 2.], &Device::Cpu).unwrap();
+            let logs = Tensor::new(&[0f32], &Device::Cpu).unwrap();
+            let errors = [
+                dynamic(&x, grid, 3, None),
+                fixed(&x, grid, 3, &scales),
+                learned(&x, &logs, grid, 3, 1.),
+                fused::fake_quant_dynamic(&x, grid, 3, None),
+                fused::fake_quant(&x, grid, 3, &Arc::new(scales.clone())),
+                fused::fake_quant_learned(&x, &logs, grid, 3, 1.),
+            ];
+            assert!(errors.iter().all(Result::is_err), "{bad}: {errors:?}");
+        }
     }
 }
