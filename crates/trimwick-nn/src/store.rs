@@ -129,7 +129,7 @@ impl ParamStore {
             if old.role() != Role::Buffer {
                 return Err(Error::Duplicate { name: name.into() });
             }
-            old.set(values)?;
+            old.set(&values.to_device(&self.0.device)?)?;
             return Ok(old.clone());
         }
         let var = Var::from_tensor(&values.copy()?.to_device(&self.0.device)?)?;

@@ -139,7 +139,8 @@ impl From<Error> for candle_core::Error {
         match e {
             Error::Candle(inner) => inner,
             Error::Nn(inner) => inner.into(),
-            other => candle_core::Error::wrap(other),
+            // Without a backtrace: what is wrong is in the data, not in the code that found it.
+            other => candle_core::Error::Wrapped(Box::new(other)),
         }
     }
 }

@@ -127,7 +127,7 @@ impl Histogram {
     /// the last bin, against the counts spread evenly over the bins of each code (the calibration of TensorRT). The
     /// first bin is left out: the zeros of a mask or a rectifier would drown the rest.
     pub(crate) fn least_divergence(&self, grid: Grid, largest: f32) -> f32 {
-        let used = ((f64::from(largest) / self.width()).ceil() as usize).clamp(1, BINS);
+        let used = ((f64::from(largest) / self.width()) as usize + 1).min(BINS);
         let mut best = (f64::INFINITY, largest);
         for bins in (used.div_ceil(8)..=used).rev().step_by((used / 128).max(1)) {
             let range = if bins == used { largest } else { (bins as f64 * self.width()) as f32 };
@@ -143,32 +143,33 @@ impl Histogram {
         let scale = f64::from(grid.scale(range, 1.));
         let codes: Vec<f32> =
             (1..bins).map(|bin| grid.code.round((self.middle(bin) / scale) as f32)).collect();
-        let kept = &self.counts[1..bins.max(1)];
-        let above: i64 = self.counts[bins..].iter().sum();
-        // Runs of bins of one code, spread evenly over those of them that are not empty.
+        let mut kept = self.counts[1..bins.max(1)].to_vec();
+        let inside: Vec<i64> = kept.clone();
+        if let Some(last) = kept.last_mut() {
+            *last += self.counts[bins..].iter().sum::<i64>();
+        }
+        // Runs of bins of one code, what is inside spread evenly over those of them that are not empty.
         let mut spread = vec![0f64; kept.len()];
         let mut start = 0;
         for run in codes.chunk_by(|a, b| a == b) {
-            let counts = &kept[start..start + run.len()];
-            let filled = counts.iter().filter(|c| **c > 0).count();
-            let mean = counts.iter().sum::<i64>() as f64 / filled.max(1) as f64;
-            for (s, _) in spread[start..].iter_mut().zip(counts).filter(|(_, c)| **c > 0) {
+            let end = start + run.len();
+            let filled = kept[start..end].iter().filter(|c| **c > 0).count();
+            let mean = inside[start..end].iter().sum::<i64>() as f64 / filled.max(1) as f64;
+            for (s, _) in spread[start..end].iter_mut().zip(&kept[start..end]).filter(|(_, c)| **c > 0) {
                 *s = mean;
             }
-            start += run.len();
+            start = end;
         }
         let spread_sum: f64 = spread.iter().sum();
-        let kept_sum = (kept.iter().sum::<i64>() + above) as f64;
+        let kept_sum = kept.iter().sum::<i64>() as f64;
         if kept_sum == 0. || spread_sum == 0. {
             return f64::INFINITY;
         }
-        let last = kept.len() - 1;
-        let term = |(i, (count, spread)): (usize, (&i64, &f64))| {
-            let p = (*count + if i == last { above } else { 0 }) as f64 / kept_sum;
-            let q = spread / spread_sum;
+        let term = |(count, spread): (&i64, &f64)| {
+            let (p, q) = (*count as f64 / kept_sum, spread / spread_sum);
             if p == 0. { 0. } else { p * (p / q).ln() }
         };
-        kept.iter().zip(&spread).enumerate().map(term).sum()
+        kept.iter().zip(&spread).map(term).sum()
     }
 }
 

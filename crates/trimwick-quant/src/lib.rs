@@ -1,4 +1,79 @@
 //! Quantization-aware training of layers that were built with `trimwick-nn`.
+//!
+//! A layer under training computes with the numbers that its exported form will hold, and trains the numbers that they
+//! are rounded from. Everything here follows from taking that literally:
+//!
+//! * **A grid is a deployment format.** A [`Scheme`] names codes, how many values share a scale, and the format that the
+//!   scale is stored in; the scale is rounded to it before it is used. So the grid trained on is the grid read back, and
+//!   an export loses nothing. [`Scheme::preset`] lists the usual ones; others are composed, in code or as text
+//!   (`weight int4 g64 bf16, input int8 token dynamic`).
+//! * **Fake-quantization is a reparametrization**, like a mask: `FQ(M ⊙ (W + BA))`, the last slot of a layer's chain. A
+//!   dropped weight stays +0.0 on every grid, an adapter merges exactly. Values and codes come from one function of
+//!   `trimwick-kernels`: [`quantized`] gives the codes of what the layer computed with, and [`on_grid`] proves it.
+//! * **A gradient is cut only where something was clipped.** Scales that follow the weight clip nothing, and the gradient
+//!   passes as it is. Fixed scales clip what outgrows them, and there the gradient is zero, ends of the range not
+//!   included. Learned scales (LSQ) move instead. See [`ScalePolicy`].
+//! * **Nothing is silent.** A group that does not divide a row, a rule that governs nothing, a freeze with nothing to
+//!   freeze, a static input that saw no data, a NaN in a weight or an activation: each is an error that names the layer,
+//!   and the first three come before any weight is read.
+//! * **A switched-off quantizer is not there**, bit for bit, forward and backward: [`QuantSchedule`] starts them late.
+//!
+//! # The way of a model
+//!
+//! | step | function |
+//! |---|---|
+//! | which scheme for which layer | [`govern`] |
+//! | quantizers on | [`attach`], [`attach_with`]; [`kv::attach`] for keys and values |
+//! | scales of static inputs | [`calibrate`], [`kv::calibrate`] |
+//! | optimizer | built after attaching, so that it knows the learned scales |
+//! | before each step | [`QuantSchedule::before_step`], or [`refresh`] for ema scales alone |
+//! | after a checkpoint was loaded | [`restore`], [`QuantSchedule::resume`] |
+//! | the result | [`quantized`], [`off_grid`] |
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use trimwick_nn::{Module, ParamStore, linear};
+//! use trimwick_quant::{Scheme, attach, calibrate, off_grid, quantized};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = ParamStore::new(DType::F32, &Device::Cpu);
+//! let fc = linear(64, 8, store.var_builder().pp("fc"))?;
+//! let x = Tensor::ones((4, 64), DType::F32, &Device::Cpu)?;
+//!
+//! let layers = store.layers();
+//! attach(&layers, &Scheme::nvfp4())?;
+//! calibrate(&layers, || fc.forward(&x).map(drop))?;
+//!
+//! // From here on the model computes on the grid; train it as before.
+//! let gradients = fc.forward(&x)?.sqr()?.mean_all()?.backward()?;
+//! assert!(store.trainable().iter().all(|p| gradients.get(p.var().as_tensor()).is_some()));
+//!
+//! assert_eq!(off_grid(&layers)?, 0);
+//! let weight = quantized(fc.layer())?.expect("a quantizer is attached");
+//! assert_eq!((weight.codes.len(), weight.scales.len()), (8 * 64, 8 * 64 / 16));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is saved
+//!
+//! Beside `L.weight` of a layer `L`, all f32 unless said otherwise. Buffers come and go with the quantizer; the learned
+//! scales are parameters of one dimension, which gets no weight decay.
+//!
+//! | name | shape | of |
+//! |---|---|---|
+//! | `weight_scale` | `[1]`, `[out]` or `[out, groups]` | frozen and ema scales |
+//! | `weight_zero_point` | the same | asymmetric codes |
+//! | `weight_global_scale` | `[1]` | e4m3 scales, unless dynamic |
+//! | `weight_range` | `[2, blocks]` | ema: averages of least and largest values |
+//! | `weight_log2_scale` | `[blocks]`, trainable | learned scales |
+//! | `input_scale`, `input_zero_point`, `input_global_scale` | `[1]` | static inputs |
+//! | `input_range`, `input_seen` | `[2]` | least and largest input of calibration; of the step under way (ema) |
+//! | `input_histogram` | `[2049]`, i64 | counts of magnitudes, and the exponent of their end |
+//! | `input_log2_scale` | `[1]`, trainable | learned scale of a static input |
+//! | `k_scale`, `v_scale` | `[1]` | keys and values, under the attention layer |
+//!
+//! Scales are effective ones: the scale of the tensor, where there is one, is multiplied in.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +85,7 @@ mod input;
 pub mod kv;
 mod observer;
 mod options;
+mod owns;
 mod presets;
 mod range;
 mod rules;
@@ -28,6 +104,7 @@ pub use codes::{Quantized, off_grid, on_grid, quantized};
 pub use error::{Error, Result};
 pub use input::InputQuant;
 pub use options::{Options, Range, ScalePolicy};
+pub use owns::owns;
 pub use rules::{Rule, govern};
 pub use schedule::QuantSchedule;
 pub use scheme::{InputSpec, Scheme};

@@ -85,6 +85,12 @@ impl Options {
             if self.input_scales == ScalePolicy::Learned && spec.has_global() {
                 return Err(fault(spec, "the scale behind an input's e4m3 scales is frozen or ema"));
             }
+            if spec.has_global() && matches!(self.input_range, Range::Entropy | Range::Mse) {
+                return Err(fault(
+                    spec,
+                    "the scale behind an input's e4m3 scales bounds them and clips nothing itself; take max or percentile",
+                ));
+            }
             check(spec, self.input_scales, self.input_range)?;
         }
         Ok(())

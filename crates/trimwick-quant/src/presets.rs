@@ -31,6 +31,21 @@ impl Scheme {
         Self { weight: self.weight, input: Some(InputSpec { spec, dynamic }) }
     }
 
+    /// The preset `int8`: weights per channel, inputs per token.
+    pub const fn int8() -> Self {
+        a8(weight(INT8, CHANNEL))
+    }
+
+    /// `int4-g32` and its like: weights alone, in groups of `group` inputs.
+    pub const fn int4(group: usize) -> Self {
+        weight(INT4, Granularity::Group(group))
+    }
+
+    /// The preset `nvfp4`: weights and inputs.
+    pub const fn nvfp4() -> Self {
+        group(Code::E2M1, 16).both(false)
+    }
+
     /// The input like the weight.
     const fn both(self, dynamic: bool) -> Self {
         match self.weight {
@@ -52,12 +67,12 @@ const MXINT8: Scheme = weight(INT8, G32).scaled(ScaleFormat::E8M0Ceil);
 
 /// Every preset, in the order in which they are listed to people.
 pub(crate) const TABLE: &[(&str, Scheme)] = &[
-    ("int8", a8(weight(INT8, CHANNEL))),
+    ("int8", Scheme::int8()),
     ("int8-static", weight(INT8, CHANNEL).and_input(INT8, TENSOR, false)),
     ("int8-weight", weight(INT8, CHANNEL)),
-    ("int4-g32", group(INT4, 32)),
-    ("int4-g64", group(INT4, 64)),
-    ("int4-g128", group(INT4, 128)),
+    ("int4-g32", Scheme::int4(32)),
+    ("int4-g64", Scheme::int4(64)),
+    ("int4-g128", Scheme::int4(128)),
     ("int4-channel", weight(INT4, CHANNEL)),
     ("int3-g32", group(INT3, 32)),
     ("int3-g64", group(INT3, 64)),
@@ -74,7 +89,7 @@ pub(crate) const TABLE: &[(&str, Scheme)] = &[
     ("fp8-token", weight(Code::E4M3, CHANNEL).and_input(Code::E4M3, Granularity::Token, true)),
     ("fp8-e5m2", weight(Code::E5M2, TENSOR).both(false)),
     ("fp8-weight", weight(Code::E4M3, CHANNEL)),
-    ("nvfp4", group(Code::E2M1, 16).both(false)),
+    ("nvfp4", Scheme::nvfp4()),
     ("nvfp4-weight", group(Code::E2M1, 16)),
     ("mxfp4", weight(Code::E2M1, G32).both(true)),
     ("mxfp4-weight", weight(Code::E2M1, G32)),

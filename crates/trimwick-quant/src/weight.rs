@@ -19,6 +19,8 @@ const ZERO_POINT: &str = "weight_zero_point";
 const GLOBAL: &str = "weight_global_scale";
 const RANGE: &str = "weight_range";
 const LOG2: &str = "weight_log2_scale";
+/// Every suffix above.
+pub(crate) const SUFFIXES: [&str; 5] = [SCALE, ZERO_POINT, GLOBAL, RANGE, LOG2];
 
 const WHAT: &str = "weight";
 
