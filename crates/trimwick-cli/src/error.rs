@@ -94,7 +94,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 fn run(error: &RunError) -> bool {
     match error {
-        RunError::Proof { .. } | RunError::Sparse(_) => false,
+        RunError::Proof { .. } | RunError::Sparse(_) | RunError::Quant(_) => false,
         RunError::Io { source, .. } => unreadable(source),
         RunError::Model(e) => model(e),
         RunError::Train(e) => train(e),

@@ -51,13 +51,16 @@ pub use checked::data::{BUILTIN_TEXTS, DataSpec, FileSet, TextFormat, TextSource
 pub use checked::distill::{DistillSpec, Teacher};
 pub use checked::export::{ExportDtype, ExportSpec};
 pub use checked::groups::ParameterGroup;
+pub use checked::lora::{Base, LoraSpec};
 pub use checked::model::{BUILTIN_MODELS, ModelSource, ModelSpec};
 pub use checked::pattern::Pattern;
 pub use checked::pretrain::{PretrainSpec, TokenizerSpec};
 pub use checked::prune::{PruneMethod, PruneSchedule, PruneSpec};
+pub use checked::quantize::{KvGrid, QuantizeSpec};
+pub use checked::quantize_rules::{QuantRule, Wanted};
 pub use checked::train::{LrSchedule, TrainLength, TrainSpec, Warmup};
 pub use error::{Fault, FaultKind, Faults, Hint, Place};
 pub use recipe::Recipe;
 pub use reference::reference;
-pub use rules::{GroupRule, LayerRule, LayerRules, PruneRule};
+pub use rules::{GroupRule, LayerRule, LayerRules, PruneRule, QuantizeRule};
 pub use shapes::{LayerKind, LayerShape};

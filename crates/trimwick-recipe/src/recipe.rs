@@ -13,8 +13,10 @@ use crate::checked::cross::{Report, Sections};
 use crate::checked::data::{self, DataSpec};
 use crate::checked::distill::{self, DistillSpec};
 use crate::checked::export::{self, ExportSpec};
+use crate::checked::lora::{self, LoraSpec};
 use crate::checked::model::{self, ModelSpec};
 use crate::checked::prune::{self, PruneSpec};
+use crate::checked::quantize::{self, QuantizeSpec};
 use crate::checked::train::{self, TrainSpec};
 use crate::error::{Fault, FaultKind, Faults, Place, Plain};
 use crate::overrides;
@@ -76,6 +78,22 @@ static PRUNE: Key<Sub> = Key::optional(
     "nothing is pruned",
     "What is pruned, how and when.",
 );
+static QUANTIZE: Key<Sub> = Key::optional(
+    "quantize",
+    Sub(&quantize::SPEC),
+    "[quantize]",
+    "nothing is quantized",
+    "Which layers compute on a grid, in training and after.",
+)
+.known_as(&["quant", "quantization", "qat"]);
+static LORA: Key<Sub> = Key::optional(
+    "lora",
+    Sub(&lora::SPEC),
+    "[lora]",
+    "whole weights are trained",
+    "Low-rank adapters in the place of whole weights.",
+)
+.known_as(&["peft", "adapter"]);
 static TRAIN: Key<Sub> =
     Key::optional("train", Sub(&train::SPEC), "[train]", "nothing is trained", "How the model is trained.");
 static DISTILL: Key<Sub> = Key::optional(
@@ -97,7 +115,21 @@ static EXPORT: Key<Sub> =
 
 /// The declaration of the whole recipe.
 pub(crate) static SPEC: SectionSpec = SectionSpec {
-    keys: &[&NAME, &OUT, &SEED, &MODEL, &DATA, &CALIBRATION, &PRUNE, &TRAIN, &DISTILL, &COMPARE, &EXPORT],
+    keys: &[
+        &NAME,
+        &OUT,
+        &SEED,
+        &MODEL,
+        &DATA,
+        &CALIBRATION,
+        &PRUNE,
+        &QUANTIZE,
+        &TRAIN,
+        &LORA,
+        &DISTILL,
+        &COMPARE,
+        &EXPORT,
+    ],
     foreign: &[],
 };
 
@@ -117,13 +149,17 @@ pub struct Recipe {
     pub model: ModelSpec,
     /// The texts.
     pub data: DataSpec,
-    /// The calibration windows; given exactly where the pruning method calibrates.
+    /// The calibration windows; given exactly where pruning or quantizing looks at activations.
     pub calibration: Option<CalibrationSpec>,
     /// What is pruned, if anything.
     pub prune: Option<PruneSpec>,
+    /// Which layers compute on a grid, if any.
+    pub quantize: Option<QuantizeSpec>,
     /// How the model is trained, if it is.
     pub train: Option<TrainSpec>,
-    /// Distillation from the dense twin; only beside `prune` and `train`.
+    /// Adapters in the place of whole weights; only beside `train`.
+    pub lora: Option<LoraSpec>,
+    /// Distillation from the dense twin; only beside `prune` or `quantize`, and `train`.
     pub distill: Option<DistillSpec>,
     /// What the result is compared with.
     pub compare: CompareSpec,
@@ -213,8 +249,14 @@ impl Recipe {
         if let Some(prune) = &self.prune {
             prune.write(out);
         }
+        if let Some(quantize) = &self.quantize {
+            quantize.write(out);
+        }
         if let Some(train) = &self.train {
             train.write(out);
+        }
+        if let Some(lora) = &self.lora {
+            lora.write(out);
         }
         if let Some(distill) = &self.distill {
             distill.write(out);
@@ -258,6 +300,8 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
     let mut model = required(&MODEL).and_then(model::read);
     let data = required(&DATA).and_then(data::read);
     let prune = root.sub(&PRUNE).and_then(prune::read);
+    let quantize = root.sub(&QUANTIZE).and_then(quantize::read);
+    let lora = root.sub(&LORA).and_then(lora::read);
     let train = root.sub(&TRAIN).and_then(|section| train::read(section, seed));
     let distill = root.sub(&DISTILL).and_then(distill::read);
     let calibration = root.sub_or_empty(&CALIBRATION).and_then(|section| calibration::read(section, seed));
@@ -265,7 +309,7 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
         Some(section) => compare::read(section),
         None => Slot::Faulty,
     };
-    let export = root.sub_or_empty(&EXPORT).and_then(export::read);
+    let export = root.sub_or_empty(&EXPORT).and_then(|section| export::read(section, quantize.present()));
     root.finish();
 
     if let (Some(ModelSpec::Pretrain(pretrain)), Some(data)) = (&mut model, &data) {
@@ -275,16 +319,21 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
         model: model.as_ref(),
         data: data.as_ref(),
         prune: prune.as_ref(),
+        quantize: quantize.as_ref(),
         train: train.as_ref(),
+        lora: lora.as_ref(),
         distill: distill.as_ref(),
         arms: arms.as_ref(),
+        export: export.as_ref(),
     };
     sections.check(&Report { sink, places: &places });
     let compare = sections.compare();
 
     let name = name?;
     let prune = prune.sound()?;
-    let calibrates = prune.as_ref().is_some_and(|prune| prune.method.calibrates());
+    let quantize = quantize.sound()?;
+    let calibrates = prune.as_ref().is_some_and(|prune| prune.method.calibrates())
+        || quantize.as_ref().is_some_and(QuantizeSpec::calibrates);
     Some(Recipe {
         out: out.sound()?.map_or_else(|| Path::new("runs").join(&name), PathBuf::from),
         name,
@@ -293,7 +342,9 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
         data: data?,
         calibration: Some(calibration?).filter(|_| calibrates),
         prune,
+        quantize,
         train: train.sound()?,
+        lora: lora.sound()?,
         distill: distill.sound()?,
         compare: compare?,
         export: export?,

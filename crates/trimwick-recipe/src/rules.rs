@@ -26,6 +26,8 @@ pub struct LayerRule {
     pub shape: Vec<usize>,
     /// Whether it is pruned.
     pub prune: PruneRule,
+    /// The scheme that it takes, if a rule governs it.
+    pub quant: Option<QuantizeRule>,
     /// The group its weight trains in, if not like the others.
     pub group: Option<GroupRule>,
 }
@@ -47,6 +49,15 @@ pub enum PruneRule {
         /// The last pattern of `prune.exclude` that matches.
         by: String,
     },
+}
+
+/// The scheme of a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeRule {
+    /// The scheme's name or parts; `none` where a rule leaves the layer alone.
+    pub scheme: String,
+    /// The pattern of the rule that governs.
+    pub by: String,
 }
 
 /// The `[[train.groups]]` that holds for a weight.
@@ -119,6 +130,9 @@ impl LayerRules {
             let (template, numbers) = template(&layer.path);
             let shape = format!("{:?}", layer.shape);
             let mut rule = layer.prune.to_string();
+            if let Some(QuantizeRule { scheme, by }) = &layer.quant {
+                rule.push_str(&format!("; {scheme} by {by:?}"));
+            }
             if let Some(group) = &layer.group {
                 rule.push_str(&format!("; train.groups.{}: lr ×{}", group.index, group.lr_scale));
                 if let Some(decay) = group.weight_decay {

@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{Glob, GlobMatcher};
 
+use trimwick_quant::{self as quant, Rule};
+
+use crate::checked::lora::LoraSpec;
 use crate::checked::pattern::Pattern;
 use crate::checked::prune::PruneSpec;
+use crate::checked::quantize::QuantizeSpec;
 use crate::checked::train::TrainSpec;
 use crate::error::{Fault, FaultKind, Faults};
 use crate::raw::nearest_of;
 use crate::recipe::Recipe;
-use crate::rules::{GroupRule, LayerRule, LayerRules, PruneRule, template};
+use crate::rules::{GroupRule, LayerRule, LayerRules, PruneRule, QuantizeRule, template};
 
 /// What a layer is, as far as rules tell layers apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,16 @@ pub enum LayerKind {
 }
 
 impl LayerKind {
+    /// The kind as layers know it, where there is a weight to quantize.
+    fn computing(self) -> Option<trimwick_nn::LayerKind> {
+        match self {
+            LayerKind::Linear => Some(trimwick_nn::LayerKind::Linear),
+            LayerKind::Conv2d => Some(trimwick_nn::LayerKind::Conv2d),
+            LayerKind::Embedding => Some(trimwick_nn::LayerKind::Embedding),
+            LayerKind::Norm => None,
+        }
+    }
+
     /// Whether the layer's weights can be pruned.
     pub fn prunable(self) -> bool {
         matches!(self, LayerKind::Linear | LayerKind::Conv2d)
@@ -70,19 +84,28 @@ impl Recipe {
             Some(spec) => check.prune(spec),
             None => vec![PruneRule::Untouched; layers.len()],
         };
+        let quant = match &self.quantize {
+            Some(spec) => check.quantize(spec),
+            None => vec![None; layers.len()],
+        };
+        if let Some(spec) = &self.lora {
+            check.lora(spec);
+        }
         let groups = match &self.train {
             Some(spec) => check.groups(spec),
             None => vec![None; layers.len()],
         };
         Faults::check(check.faults)?;
-        let rule = |((layer, prune), group): ((&LayerShape, PruneRule), Option<GroupRule>)| LayerRule {
+        let rules = layers.iter().zip(prune).zip(quant).zip(groups);
+        let rule = |(((layer, prune), quant), group): (((&LayerShape, PruneRule), _), _)| LayerRule {
             path: layer.path.clone(),
             kind: layer.kind,
             shape: layer.shape.clone(),
             prune,
+            quant,
             group,
         };
-        Ok(LayerRules { layers: layers.iter().zip(prune).zip(groups).map(rule).collect() })
+        Ok(LayerRules { layers: rules.map(rule).collect() })
     }
 
     /// Checks that the model takes contexts as long as the recipe's; `max_positions` is its config's.
@@ -195,6 +218,82 @@ impl Check<'_> {
         }
     }
 
+    /// The scheme of each layer. Patterns that match nothing are all reported; of the rest, the first fault.
+    fn quantize(&mut self, spec: &QuantizeSpec) -> Vec<Option<QuantizeRule>> {
+        let nothing = vec![None; self.layers.len()];
+        let kinds: Vec<_> = self.layers.iter().map(|layer| layer.kind.computing()).collect();
+        let described = || {
+            let layers = self.layers.iter().zip(&kinds);
+            layers.filter_map(|(l, kind)| Some((l.path.as_str(), (*kind)?, l.shape.as_slice())))
+        };
+        let rules = spec.govern();
+        let based = rules.len() - spec.rules.len();
+        let key = |i: usize| match i.checked_sub(based) {
+            Some(rule) => format!("quantize.rules.{rule}.layers"),
+            None => format!("quantize.layers.{i}"),
+        };
+        let faults: Vec<_> = rules
+            .iter()
+            .enumerate()
+            .filter_map(|(i, rule)| Some((key(i), &rule.pattern, describe_no_match(rule, described())?)))
+            .collect();
+        let governed = match faults.is_empty() {
+            true => quant::govern(&rules, described()),
+            false => Ok(Vec::new()),
+        };
+        for (key, pattern, nearest) in faults {
+            let (expected, pattern) = ("a layer that can be quantized".to_string(), pattern.clone());
+            self.faults.push(self.recipe.fault(&key, FaultKind::NoLayer { expected, pattern, nearest }));
+        }
+        let governed = match governed {
+            Ok(governed) => governed,
+            Err(error) => {
+                // The error names the rule by its pattern; a misfit names the layer and the groups that fit.
+                let at =
+                    rules.iter().position(|rule| error.to_string().contains(&format!("{:?}", rule.pattern)));
+                let expected = "rules that each govern a layer which can take their scheme".to_string();
+                let (found, advice) = (error.to_string(), "change the rules or the scheme".to_string());
+                let key = at.map_or_else(|| "quantize".to_string(), key);
+                self.fault(&key, FaultKind::Conflict { expected, found, advice });
+                return nothing;
+            }
+        };
+        let mut governed = governed.into_iter();
+        let rule = |kind: &Option<_>| {
+            let index = kind.and_then(|_| governed.next().flatten())?;
+            let Rule { pattern, scheme } = &rules[index];
+            let scheme = scheme
+                .map_or_else(|| "none".into(), |s| s.name().map_or_else(|| s.to_string(), str::to_string));
+            Some(QuantizeRule { scheme, by: pattern.clone() })
+        };
+        kinds.iter().map(rule).collect()
+    }
+
+    fn lora(&mut self, spec: &LoraSpec) {
+        let layers = self.layers;
+        let linear = || layers.iter().filter(|layer| layer.kind == LayerKind::Linear);
+        for (i, pattern) in spec.layers.iter().enumerate() {
+            let key = format!("lora.layers.{i}");
+            let Some(matcher) = self.matcher(&key, pattern) else { continue };
+            let hit: Vec<_> = linear().filter(|layer| matcher.is_match(&layer.path)).collect();
+            if hit.is_empty() {
+                let nearest = nearest_names(pattern, linear().map(|layer| layer.path.clone()));
+                let (expected, pattern) = ("a linear layer".to_string(), pattern.clone());
+                self.fault(&key, FaultKind::NoLayer { expected, pattern, nearest });
+            }
+            if let Some(layer) = hit.iter().find(|l| l.shape.iter().any(|&side| spec.rank > side)) {
+                let kind = FaultKind::Shape {
+                    layer: layer.path.clone(),
+                    more: 0,
+                    expected: format!("sides of at least lora.rank = {}", spec.rank),
+                    found: format!("{:?}", layer.shape),
+                    advice: "lower the rank, or name other layers".to_string(),
+                };
+                self.fault("lora.rank", kind);
+            }
+        }
+    }
+
     fn groups(&mut self, spec: &TrainSpec) -> Vec<Option<GroupRule>> {
         let layers = self.layers;
         let mut rules = vec![None; layers.len()];
@@ -239,6 +338,20 @@ impl Check<'_> {
         let nearest = nearest_names(pattern, among.map(|layer| layer.path.clone()));
         let (expected, pattern) = ("a layer that can be pruned".to_string(), pattern.to_string());
         self.fault(key, FaultKind::NoLayer { expected, pattern, nearest });
+    }
+}
+
+/// The closest layers to a rule whose pattern matches none.
+fn describe_no_match<'a>(
+    rule: &Rule,
+    layers: impl Iterator<Item = (&'a str, trimwick_nn::LayerKind, &'a [usize])> + Clone,
+) -> Option<Vec<String>> {
+    let alone = [Rule { pattern: rule.pattern.clone(), scheme: None }];
+    match quant::govern(&alone, layers.clone()) {
+        Err(quant::Error::Nn(trimwick_nn::Error::NoMatch { .. })) => {
+            Some(nearest_names(&rule.pattern, layers.map(|(path, ..)| path.to_string())))
+        }
+        _ => None,
     }
 }
 

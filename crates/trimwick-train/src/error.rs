@@ -30,6 +30,16 @@ pub enum Error {
         /// Why it governs nothing.
         problem: String,
     },
+    /// A layer that cannot take a low-rank adapter.
+    #[error("{layer}: an adapter needs {expected}, found {found}")]
+    Adapter {
+        /// The layer's path.
+        layer: String,
+        /// What an adapter needs.
+        expected: String,
+        /// What the layer is.
+        found: String,
+    },
     /// There is no trainable parameter.
     #[error("nothing to train: every parameter is frozen")]
     AllFrozen,

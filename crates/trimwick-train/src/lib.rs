@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod base;
 mod checkpoint;
 mod data;
 mod distill;
@@ -32,6 +33,7 @@ mod evaluate;
 mod gradients;
 mod hooks;
 mod host;
+pub mod lora;
 mod metrics;
 mod optim;
 mod plan;

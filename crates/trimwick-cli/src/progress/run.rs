@@ -152,6 +152,7 @@ fn name(stage: Stage<'_>) -> String {
         Stage::Tokenizer => "training the tokenizer".into(),
         Stage::Data => "reading the texts".into(),
         Stage::Prune(arm) => format!("{arm}: pruning"),
+        Stage::Quantize(arm) => format!("{arm}: quantizing"),
         Stage::Train(arm) => format!("{arm}: training"),
         Stage::Evaluate(arm) => format!("{arm}: measuring"),
         Stage::Export => "writing the model".into(),

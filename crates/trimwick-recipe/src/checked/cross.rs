@@ -3,9 +3,12 @@
 use super::compare::{Arm, CompareSpec};
 use super::data::DataSpec;
 use super::distill::{DistillSpec, Teacher};
+use super::export::{ExportDtype, ExportSpec};
+use super::lora::LoraSpec;
 use super::model::ModelSpec;
 use super::pretrain::{PretrainSpec, TokenizerSpec};
 use super::prune::{PruneSchedule, PruneSpec};
+use super::quantize::QuantizeSpec;
 use super::train::{TrainLength, TrainSpec, Warmup};
 use crate::error::{Fault, FaultKind};
 use crate::raw::{Places, Sink, Slot};
@@ -15,9 +18,12 @@ pub(crate) struct Sections<'a> {
     pub(crate) model: Option<&'a ModelSpec>,
     pub(crate) data: Option<&'a DataSpec>,
     pub(crate) prune: Slot<&'a PruneSpec>,
+    pub(crate) quantize: Slot<&'a QuantizeSpec>,
     pub(crate) train: Slot<&'a TrainSpec>,
+    pub(crate) lora: Slot<&'a LoraSpec>,
     pub(crate) distill: Slot<&'a DistillSpec>,
     pub(crate) arms: Slot<&'a Vec<Arm>>,
+    pub(crate) export: Option<&'a ExportSpec>,
 }
 
 /// Reports faults by the full key.
@@ -54,6 +60,8 @@ impl Sections<'_> {
         self.check_data(report);
         self.check_train(report);
         self.check_prune(report);
+        self.check_quantize(report);
+        self.check_lora(report);
         self.check_distill(report);
         self.check_arms(report);
     }
@@ -65,11 +73,16 @@ impl Sections<'_> {
         }
     }
 
+    /// Whether the model is made smaller, which costs accuracy that training can win back.
+    fn compresses(&self) -> bool {
+        self.prune.present() || self.quantize.present()
+    }
+
     /// A recipe has to do something.
     fn check_work(&self, report: &Report<'_>) {
-        if self.pretrain().is_none() && !self.prune.present() && !self.train.present() {
+        if self.pretrain().is_none() && !self.compresses() && !self.train.present() {
             let example = "[prune] with pattern = \"2:4\"".to_string();
-            let expected = "a section [prune] or [train], something to do".to_string();
+            let expected = "a section [prune], [quantize] or [train], something to do".to_string();
             report.fault("prune", FaultKind::Missing { expected, example });
         }
     }
@@ -102,11 +115,16 @@ impl Sections<'_> {
 
     /// The training text is there where something reads it, and only there.
     fn check_data(&self, report: &Report<'_>) {
-        let calibrates = self.prune.as_ref().given().is_some_and(|prune| prune.method.calibrates());
-        if report.places.given("calibration") && !calibrates && self.prune != Slot::Faulty {
-            let why = match &self.prune {
-                Slot::Given(prune) => format!("method {:?} looks at no activations", prune.method.name()),
-                _ => "nothing is pruned".to_string(),
+        let calibrates = self.prune.as_ref().given().is_some_and(|prune| prune.method.calibrates())
+            || self.quantize.as_ref().given().is_some_and(|quantize| quantize.calibrates());
+        let sound = self.prune != Slot::Faulty && self.quantize != Slot::Faulty;
+        if report.places.given("calibration") && !calibrates && sound {
+            let why = match (&self.prune, &self.quantize) {
+                (Slot::Given(prune), _) => {
+                    format!("method {:?} looks at no activations", prune.method.name())
+                }
+                (_, Slot::Given(_)) => "no input has a static scale".to_string(),
+                _ => "nothing is pruned or quantized".to_string(),
             };
             report.no_effect("calibration", why, "remove the section, or write prune.method = \"sparsegpt\"");
         }
@@ -189,6 +207,74 @@ impl Sections<'_> {
         }
     }
 
+    fn check_quantize(&self, report: &Report<'_>) {
+        let Slot::Given(quantize) = &self.quantize else { return };
+        if self.pretrain().is_some() {
+            let advice = "train the model first, then quantize its folder with a second recipe";
+            report.conflict("quantize", "a trained model to quantize", "random weights", advice);
+        }
+        self.check_mask_stays("[quantize], whose scales follow the mask", report);
+        for (key, given) in [("start", quantize.start > 0), ("freeze", quantize.freeze.is_some())] {
+            if given && self.train == Slot::Absent {
+                let (key, why) = (format!("quantize.{key}"), "there are no training steps");
+                report.no_effect(&key, why, "remove it, or add a section [train]");
+            }
+        }
+        if let Some(export) = self.export
+            && export.dtype != ExportDtype::F32
+        {
+            let found = format!("{:?}", export.dtype.name());
+            let advice = "write export.dtype = \"f32\": 16 bits round every value off its grid";
+            report.conflict("export.dtype", "\"f32\" beside [quantize]", found, advice);
+        }
+        let (Slot::Given(train), Some(data)) = (&self.train, self.data) else { return };
+        let steps = train.steps(data.context);
+        if quantize.start >= steps {
+            let expected = format!("fewer than the {steps} steps of training");
+            let advice = "lower it: no step would train on the grid";
+            report.conflict("quantize.start", expected, quantize.start.to_string(), advice);
+        }
+        if let Some(freeze) = quantize.freeze {
+            if !quantize.moves() {
+                let why = "no scale is an average or learned";
+                report.no_effect("quantize.freeze", why, "remove it, or write scales = \"learned\"");
+            } else if freeze >= steps {
+                let expected = format!("fewer than the {steps} steps of training");
+                report.conflict("quantize.freeze", expected, freeze.to_string(), "lower it, or remove it");
+            }
+        }
+    }
+
+    fn check_lora(&self, report: &Report<'_>) {
+        if !self.lora.present() {
+            return;
+        }
+        if self.train == Slot::Absent {
+            report.no_effect("lora", "nothing is trained", "remove the section, or add [train]");
+        }
+        if self.pretrain().is_some() {
+            let advice = "remove the section: every weight of a fresh model has to learn";
+            report.conflict("lora", "a trained model to adapt", "random weights", advice);
+        }
+        self.check_mask_stays("[lora], whose weights stay", report);
+    }
+
+    /// A mask that is chosen again asks for dense weights that train.
+    fn check_mask_stays(&self, beside: &str, report: &Report<'_>) {
+        if let Slot::Given(prune) = &self.prune
+            && prune.schedule != PruneSchedule::OneShot
+        {
+            let (expected, found) =
+                (format!("\"one-shot\" beside {beside}"), format!("{:?}", prune.schedule.name()));
+            report.conflict(
+                "prune.schedule",
+                expected,
+                found,
+                "write prune.schedule = \"one-shot\", or remove the other section",
+            );
+        }
+    }
+
     fn check_distill(&self, report: &Report<'_>) {
         if !self.distill.present() {
             return;
@@ -197,12 +283,16 @@ impl Sections<'_> {
             "a model that starts from random weights has no dense twin"
         } else if !self.train.present() {
             "nothing is trained"
-        } else if !self.prune.present() {
-            "the model is not pruned, so it would only teach itself"
+        } else if !self.compresses() {
+            "the model is neither pruned nor quantized, so it would only teach itself"
         } else {
             return self.check_teacher(report);
         };
-        report.no_effect("distill", why, "remove the section, or add [prune] and [train] to a trained model");
+        report.no_effect(
+            "distill",
+            why,
+            "remove the section, or add [train] and [prune] or [quantize] to a trained model",
+        );
     }
 
     /// A teacher that is trained is an arm, so it is measured like one.
@@ -224,7 +314,9 @@ impl Sections<'_> {
         for arm in arms.iter() {
             let why = match arm {
                 Arm::DenseTuned if !self.train.present() => "nothing is trained",
-                Arm::DenseTuned if !self.prune.present() => "without [prune] the run itself is this arm",
+                Arm::DenseTuned if !self.compresses() => {
+                    "without [prune] or [quantize] the run itself is this arm"
+                }
                 Arm::PrunedMagnitude if !self.prune.present() => "nothing is pruned",
                 _ => continue,
             };
@@ -239,7 +331,7 @@ impl Sections<'_> {
     /// The arms that are compared where the recipe does not say.
     pub(crate) fn compare(&self) -> Option<CompareSpec> {
         let mut arms = Vec::new();
-        if self.prune.present() && self.train.present() {
+        if self.compresses() && self.train.present() {
             arms.push(Arm::DenseTuned);
         }
         if self.prune.present() {

@@ -5,10 +5,11 @@ use serde::Serialize;
 use crate::raw::{Choice, Key, Section, SectionSpec};
 use crate::resolve::Writer;
 
-static DTYPE: Key<Choice<ExportDtype>> = Key::default(
+static DTYPE: Key<Choice<ExportDtype>> = Key::optional(
     "dtype",
     Choice(&[("bf16", ExportDtype::BF16), ("f16", ExportDtype::F16), ("f32", ExportDtype::F32)]),
     "\"bf16\"",
+    "\"bf16\"; \"f32\" beside [quantize], whose grids 16 bits do not hold",
     "The type of the written weights. They are trained in f32.",
 )
 .known_as(&["type", "torch_dtype", "precision"]);
@@ -46,10 +47,10 @@ impl ExportDtype {
     }
 }
 
-pub(crate) fn read(section: Section<'_>) -> Option<ExportSpec> {
-    let dtype = section.get(&DTYPE);
+pub(crate) fn read(section: Section<'_>, quantized: bool) -> Option<ExportSpec> {
+    let dtype = section.maybe(&DTYPE);
     section.finish();
-    Some(ExportSpec { dtype: dtype? })
+    Some(ExportSpec { dtype: dtype.or(if quantized { ExportDtype::F32 } else { ExportDtype::BF16 })? })
 }
 
 impl ExportSpec {

@@ -84,6 +84,9 @@ pub enum RunError {
     /// Of a parameter store.
     #[error(transparent)]
     Nn(#[from] trimwick_nn::Error),
+    /// Of quantization.
+    #[error(transparent)]
+    Quant(#[from] trimwick_quant::Error),
     /// Of pruning.
     #[error(transparent)]
     Sparse(#[from] trimwick_sparse::Error),

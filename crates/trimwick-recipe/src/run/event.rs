@@ -13,6 +13,8 @@ pub enum Stage<'a> {
     Data,
     /// Pruning the model of an arm.
     Prune(&'a str),
+    /// Quantizing the model of an arm.
+    Quantize(&'a str),
     /// Training the model of an arm.
     Train(&'a str),
     /// Scoring an arm on the held-out text.

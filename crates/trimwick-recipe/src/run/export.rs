@@ -63,7 +63,7 @@ pub(crate) fn export(
     tokenizer.save_json(&folder.join("tokenizer.json"))?;
     let mut files = vec!["config.json", WEIGHTS, "tokenizer.json"];
     if store.params().iter().any(|p| snapshot::is_mask(p.name())) {
-        snapshot::save(store, &folder.join(MASKS), false)?;
+        snapshot::save(store, &folder.join(MASKS), snapshot::is_mask)?;
         files.push(MASKS);
     }
 
@@ -81,7 +81,9 @@ fn fold(store: &ParamStore) -> Result<Folded> {
         let of = layers.iter().find(|l| l.weight().name() == p.name());
         Ok(of.map_or_else(|| p.value(), Layer::effective_weight)?.detach())
     };
-    let params = store.params().into_iter().filter(|p| p.role() != Role::Buffer);
+    // What belongs to a quantizer is in the weights that it made.
+    let params =
+        store.params().into_iter().filter(|p| p.role() != Role::Buffer && !trimwick_quant::owns(p.name()));
     params
         .map(|p| {
             let values = effective(&p)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;

@@ -2,8 +2,9 @@
 //!
 //! Each stage leaves a record in the run's folder; running the same recipe again continues after the last one, and
 //! a stage that trains continues from its newest checkpoint. The order is: measure the dense model; prune it by
-//! magnitude and measure; prune it by the recipe's method and measure; train and measure; train the dense twin on
-//! the same tokens and measure; write, reopen, prove; measure what the written file computes.
+//! magnitude and measure; prune it by the recipe's method and measure; quantize it and measure; train and measure;
+//! train the dense twin on the same tokens and measure, as it is and quantized; write, reopen, prove; measure what
+//! the written file computes.
 
 mod data;
 mod error;
@@ -12,6 +13,7 @@ mod export;
 mod folder;
 mod origin;
 mod prune;
+mod quantize;
 mod snapshot;
 mod summary;
 mod train;
@@ -22,14 +24,16 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use trimwick_formats::atomic_write;
+use trimwick_nn::Layers;
 use trimwick_train::{EvaluateOptions, Windows, evaluate};
 
 pub use error::{Result as RunResult, RunError};
 pub use event::{Event, Report, Stage};
 pub use origin::layer_shapes;
+pub use quantize::Quantization;
 pub use summary::{Arm as MeasuredArm, Summary};
 
-use crate::{Arm, ModelSpec, PruneSchedule, Recipe, Teacher, TrainSpec};
+use crate::{Arm, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Teacher, TrainSpec};
 use error::Result;
 use export::Written;
 use folder::RunFolder;
@@ -76,9 +80,9 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
     let finished = run.stages()?;
     match finished {
         None => Ok(RunOutcome::Stopped),
-        Some((written, pattern)) => {
+        Some(finished) => {
             let arms = run.arms;
-            let summary = summarize(recipe, &folder, &origin.name, arms, written, pattern);
+            let summary = summarize(recipe, &folder, &origin.name, arms, finished);
             let path = folder.at("summary.json");
             let text = serde_json::to_vec_pretty(&summary)
                 .map_err(|source| RunError::Record { path: path.clone(), source })?;
@@ -99,8 +103,19 @@ struct Run<'a, 'r> {
     report: Report<'r>,
 }
 
-/// What was written, and the pattern that it was proved to hold.
-type Finished = (Written, Option<trimwick_sparse::Pattern>);
+/// A model as it goes into training.
+struct Student {
+    built: Built,
+    /// Its quantized layers.
+    quantized: Option<Layers>,
+}
+
+/// What was written, and what it was proved to hold.
+struct Finished {
+    written: Written,
+    pattern: Option<trimwick_sparse::Pattern>,
+    quantized: Option<Quantization>,
+}
 
 impl Run<'_, '_> {
     /// Every stage in order; `None` when the stop flag ended it.
@@ -120,21 +135,22 @@ impl Run<'_, '_> {
         {
             return Ok(None);
         }
-        let Some(mut current) = self.pruned_stage()? else { return Ok(None) };
+        let Some(mut current) = self.start()? else { return Ok(None) };
         if let Some(spec) = &recipe.train {
-            let name = if recipe.prune.is_some() { "recovered" } else { "trained" };
+            let name =
+                if recipe.prune.is_some() || recipe.quantize.is_some() { "recovered" } else { "trained" };
             if !self.train(name, spec, &current)? {
                 return Ok(None);
             }
             let tokens = tokens_of(spec);
-            self.measure_built(name, tokens, &current)?;
+            self.measure_built(name, tokens, &current.built)?;
             if recipe.compare.arms.contains(&Arm::DenseTuned) && !self.tuned_teacher() {
                 // The control arm comes while the result waits on disk: two models are enough in memory.
                 drop(current);
                 if !self.dense_tuned(spec, tokens)? {
                     return Ok(None);
                 }
-                current = match self.pruned_stage()? {
+                current = match self.start()? {
                     Some(built) => built,
                     None => return Ok(None),
                 };
@@ -143,14 +159,56 @@ impl Run<'_, '_> {
                 }
             }
         }
-        self.export(&current).map(Some)
+        if recipe.lora.is_some() {
+            trimwick_train::lora::merge(&current.built.store.layers())?;
+        }
+        self.export(&current.built).map(Some)
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The model that training starts from: pruned in one shot, or dense for a schedule that prunes on the way.
+    /// The model that training starts from: pruned, quantized, adapted, as far as the recipe says.
+    fn start(&mut self) -> Result<Option<Student>> {
+        let Some(built) = self.pruned_stage()? else { return Ok(None) };
+        let quantized = match &self.recipe.quantize {
+            Some(_) if self.stopped() => return Ok(None),
+            Some(spec) => Some(self.quantized_stage(&built, spec)?),
+            None => None,
+        };
+        if let Some(spec) = &self.recipe.lora {
+            train::adapt(&built, spec, self.recipe.seed)?;
+        }
+        Ok(Some(Student { built, quantized }))
+    }
+
+    /// Quantizes a model in one shot; its scales are found once and kept.
+    fn quantized_stage(&mut self, built: &Built, spec: &QuantizeSpec) -> Result<Layers> {
+        const NAME: &str = "quantized";
+        let path = self.folder.at("stages/quantizers.safetensors");
+        let layers = quantize::attach(built, spec)?;
+        if path.exists() {
+            snapshot::restore(&built.store, &path)?;
+            quantize::restore(built, &layers)?;
+        } else {
+            (self.report)(Event::Begin(Stage::Quantize(NAME)));
+            self.calibrate(built, &layers)?;
+            snapshot::save(&built.store, &path, trimwick_quant::owns)?;
+        }
+        self.measure_built(NAME, 0, built)?;
+        Ok(layers)
+    }
+
+    fn calibrate(&mut self, built: &Built, layers: &Layers) -> Result<()> {
+        let windows: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
+            (Some(spec), Some(windows)) => data::calibration(spec, windows)?,
+            _ => Vec::new(),
+        };
+        quantize::calibrate(built, layers, &windows, self.report)
+    }
+
+    /// The model that pruning leaves: pruned in one shot, or dense for a schedule that prunes on the way.
     fn pruned_stage(&mut self) -> Result<Option<Built>> {
         if self.stopped() {
             return Ok(None);
@@ -164,7 +222,7 @@ impl Run<'_, '_> {
             built
         } else {
             let built = self.pruned("pruned", false)?;
-            snapshot::save(&built.store, &path, true)?;
+            snapshot::save(&built.store, &path, |_| true)?;
             (self.report)(Event::Note(format!("pruned in {}", origin::since(begun))));
             built
         };
@@ -203,18 +261,32 @@ impl Run<'_, '_> {
 
     fn dense_tuned(&mut self, spec: &TrainSpec, tokens: u64) -> Result<bool> {
         const NAME: &str = "dense_tuned";
+        const QUANTIZED: &str = "dense_tuned_quantized";
+        let quantize = self.recipe.quantize.as_ref().filter(|_| self.recipe.prune.is_none());
+        // The checkpoints go when both arms are measured.
         if let Some(arm) = self.folder.done::<MeasuredArm>(NAME)? {
-            self.known(NAME, arm);
-            return Ok(true);
+            let quantized = self.folder.done::<MeasuredArm>(QUANTIZED)?;
+            if quantized.is_some() || quantize.is_none() {
+                self.known(NAME, arm);
+                quantized.into_iter().for_each(|arm| self.known(QUANTIZED, arm));
+                return Ok(true);
+            }
         }
-        let dense = self.origin.build()?;
+        let dense = Student { built: self.origin.build()?, quantized: None };
         if !self.train(NAME, spec, &dense)? {
             return Ok(false);
         }
+        let dense = dense.built;
         if self.tuned_teacher() {
-            snapshot::save(&dense.store, &self.folder.at(TUNED_TEACHER), true)?;
+            snapshot::save(&dense.store, &self.folder.at(TUNED_TEACHER), |_| true)?;
         }
         self.measure_built(NAME, tokens, &dense)?;
+        if let Some(spec) = quantize {
+            // What one would deploy without training on the grid: tuned first, quantized after.
+            let layers = quantize::attach(&dense, spec)?;
+            self.calibrate(&dense, &layers)?;
+            self.measure_built(QUANTIZED, tokens, &dense)?;
+        }
         let path = self.folder.at("checkpoints/dense_tuned");
         // Nobody continues a control arm: its checkpoints are the largest files of a run.
         std::fs::remove_dir_all(&path).map_err(|source| RunError::Io { path, source })?;
@@ -222,7 +294,7 @@ impl Run<'_, '_> {
     }
 
     /// Trains an arm; the recipe's own, unlike the control arm, distills and may change masks.
-    fn train(&mut self, name: &'static str, spec: &TrainSpec, student: &Built) -> Result<bool> {
+    fn train(&mut self, name: &'static str, spec: &TrainSpec, student: &Student) -> Result<bool> {
         if self.stopped() {
             return Ok(false);
         }
@@ -233,9 +305,14 @@ impl Run<'_, '_> {
             Some(d) if own => Some((self.teacher(d.teacher)?, d)),
             _ => None,
         };
+        let quantizers = match (&student.quantized, &self.recipe.quantize) {
+            (Some(layers), Some(spec)) => Some((layers, spec)),
+            _ => None,
+        };
         let job = Job {
             name,
-            student,
+            student: &student.built,
+            quantizers,
             teacher: teacher.as_ref().map(|(t, d)| (t, *d)),
             masks: self.recipe.prune.as_ref().filter(|_| own),
             windows,
@@ -295,6 +372,15 @@ impl Run<'_, '_> {
             Some(spec) => Some(prune::selected(&built.store, spec)?.1),
             None => None,
         };
+        let quantized = match &recipe.quantize {
+            Some(spec) => Some(quantize::describe(&built.store, spec)?),
+            None => None,
+        };
+        if let Some(off) = quantized.as_ref().map(|q| q.off_grid).filter(|&off| off > 0) {
+            let what = format!("{off} weights are not on their grid; report this recipe");
+            let (path, tensor) = (self.folder.at("model"), "file".into());
+            return Err(RunError::Proof { path, tensor, what });
+        }
         let folder = self.folder.at("model");
         (self.report)(Event::Begin(Stage::Export));
         let Origin { config, tokenizer, .. } = self.origin;
@@ -317,7 +403,7 @@ impl Run<'_, '_> {
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;
-        Ok((written, pattern))
+        Ok(Finished { written, pattern, quantized })
     }
 }
 
@@ -326,25 +412,38 @@ fn summarize(
     folder: &RunFolder,
     model: &str,
     mut arms: Vec<MeasuredArm>,
-    written: Written,
-    pattern: Option<trimwick_sparse::Pattern>,
+    finished: Finished,
 ) -> Summary {
-    const ORDER: [&str; 7] =
-        ["dense", "dense_tuned", "pruned_magnitude", "pruned", "recovered", "trained", "exported"];
+    const ORDER: [&str; 9] = [
+        "dense",
+        "dense_tuned",
+        "pruned_magnitude",
+        "pruned",
+        "quantized",
+        "dense_tuned_quantized",
+        "recovered",
+        "trained",
+        "exported",
+    ];
     arms.sort_by_key(|a| ORDER.iter().position(|n| *n == a.name));
-    let opened = match arms.iter().any(|a| a.name == "pruned_magnitude") {
-        true => "pruned_magnitude",
-        false => "pruned",
+    let first = |names: &[&'static str]| {
+        names.iter().copied().find(|name| arms.iter().any(|a| a.name == *name)).unwrap_or("pruned")
     };
+    // The naive way to the same size opens the gap; the best one-shot way to it is what training starts from.
+    let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
+    let one_shot = first(&["quantized", "pruned"]);
+    let Finished { written, pattern, quantized } = finished;
     let cost = folder.cost();
     Summary {
         name: recipe.name.clone(),
         fingerprint: folder.fingerprint().into(),
         model: model.into(),
         gap_recovered: summary::closed(&arms, opened, "recovered", "dense"),
-        gap_recovered_to_tuned: summary::closed(&arms, "pruned", "recovered", "dense_tuned"),
+        gap_recovered_to_tuned: summary::closed(&arms, one_shot, "recovered", "dense_tuned"),
+        training_helped: summary::beaten(&arms, &["quantized", "dense_tuned_quantized"], "recovered"),
         arms,
         pattern: pattern.map(|p| p.to_string()),
+        quantization: quantized,
         groups_violating: written.groups_violating,
         groups: written.groups,
         parameters: written.parameters,

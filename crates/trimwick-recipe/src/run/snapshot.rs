@@ -5,16 +5,16 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use trimwick_formats::safetensors::{Dtype, NewTensor, SafetensorsFile, write};
-use trimwick_nn::{ParamStore, Role};
+use trimwick_nn::ParamStore;
 use trimwick_sparse::MASK_BUFFER;
 
 use super::error::{Result, RunError};
 
-/// Writes the buffers (and, with `all`, the parameters in f32) of a store.
-pub(crate) fn save(store: &ParamStore, path: &Path, all: bool) -> Result<()> {
+/// Writes the parameters and buffers of a store that `wanted` names, floats in f32.
+pub(crate) fn save(store: &ParamStore, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let params = store.params();
     let mut held = Vec::new();
-    for p in params.iter().filter(|p| all || p.role() == Role::Buffer) {
+    for p in params.iter().filter(|p| wanted(p.name())) {
         held.push((p.name(), p.shape().dims().to_vec(), Values::of(&p.value()?)?));
     }
     let tensors = held.iter().map(|(name, shape, values)| match values {
@@ -24,7 +24,7 @@ pub(crate) fn save(store: &ParamStore, path: &Path, all: bool) -> Result<()> {
     Ok(write(path, tensors, &BTreeMap::new())?)
 }
 
-/// Puts a snapshot of all values back into the store of the same model, masks included.
+/// Puts the values of a snapshot back into the store of the same model, masks included.
 pub(crate) fn restore(store: &ParamStore, path: &Path) -> Result<()> {
     let file = SafetensorsFile::open(path)?;
     for (name, info) in file.tensors() {
@@ -39,7 +39,13 @@ pub(crate) fn restore(store: &ParamStore, path: &Path) -> Result<()> {
                 tensor: name.clone(),
                 what: "the model has no such parameter".into(),
             };
-            let param = store.get(name).ok_or_else(unknown)?;
+            let Some(param) = store.get(name) else {
+                if !trimwick_quant::owns(name) {
+                    return Err(unknown());
+                }
+                store.set_buffer(name, &values)?;
+                continue;
+            };
             param.set(&values.to_dtype(param.dtype())?.to_device(device)?)?;
         }
     }

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use trimwick_train::Evaluation;
 
+use super::quantize::Quantization;
+
 /// A model that a run measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arm {
-    /// `dense`, `pruned_magnitude`, `pruned`, `recovered`, `dense_tuned`, `trained` or `exported`.
+    /// `dense`, `dense_tuned`, `pruned_magnitude`, `pruned`, `quantized`, `dense_tuned_quantized`, `recovered`, `trained`
+    /// or `exported`.
     pub name: String,
     /// Mean loss on the held-out text, in nats per scored token.
     pub loss: f64,
@@ -45,11 +48,16 @@ pub struct Summary {
     /// Share of the loss gap that magnitude pruning opened (or one-shot pruning, where magnitude was not
     /// measured) which training closed: `(pruned − recovered) / (pruned − dense)`.
     pub gap_recovered: Option<f64>,
-    /// Share of the loss gap between the one-shot pruned arm and the dense twin tuned on the same tokens which
-    /// training closed: `(pruned − recovered) / (pruned − dense_tuned)`.
+    /// Share of the loss gap between the one-shot arm (quantized, else pruned) and the dense twin tuned on the same
+    /// tokens which training closed: `(one-shot − recovered) / (one-shot − dense_tuned)`.
     pub gap_recovered_to_tuned: Option<f64>,
+    /// Of a quantized run: whether training on the grid beat quantizing in one shot, both the model as it was and its
+    /// twin tuned on the same tokens, where that was measured.
+    pub training_helped: Option<bool>,
     /// The sparsity pattern.
     pub pattern: Option<String>,
+    /// What the written weights are quantized to.
+    pub quantization: Option<Quantization>,
     /// Groups in the written file that break the pattern; 0, or the run fails.
     pub groups_violating: usize,
     /// Groups in the written file that were looked at.
@@ -84,6 +92,14 @@ pub(crate) fn closed(arms: &[Arm], from: &str, now: &str, to: &str) -> Option<f6
     (from > to).then(|| (from - now) / (from - to))
 }
 
+/// Whether the loss of the arm `now` is below those of all arms `of` that were measured; `None` without any.
+pub(crate) fn beaten(arms: &[Arm], of: &[&str], now: &str) -> Option<bool> {
+    let loss = |name: &str| arms.iter().find(|a| a.name == name).map(|a| a.loss);
+    let now = loss(now)?;
+    let least = of.iter().filter_map(|name| loss(name)).reduce(f64::min)?;
+    Some(now < least)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +118,8 @@ mod tests {
         assert_eq!(closed(&arms, "pruned", "recovered", "dense"), Some(0.75));
         assert_eq!(closed(&arms, "dense", "recovered", "pruned"), None);
         assert_eq!(closed(&arms, "pruned_magnitude", "recovered", "dense"), None);
+        assert_eq!(beaten(&arms, &["pruned", "dense"], "recovered"), Some(false));
+        assert_eq!(beaten(&arms, &["pruned", "absent"], "recovered"), Some(true));
+        assert_eq!(beaten(&arms, &["absent"], "recovered"), None);
     }
 }

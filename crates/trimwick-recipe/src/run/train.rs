@@ -4,7 +4,10 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 use trimwick_formats::checkpoint::CheckpointDir;
+use trimwick_nn::{Layers, Role};
+use trimwick_quant::ScalePolicy;
 use trimwick_sparse::{MaskSchedule, Plan};
+use trimwick_train::lora::{self, BaseFormat, LoraConfig};
 use trimwick_train::{
     AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Outcome, ParamGroup, Schedule,
     StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
@@ -15,12 +18,21 @@ use super::event::{Event, Report};
 use super::folder::RunFolder;
 use super::origin::Built;
 use super::prune::selected;
-use crate::{DistillSpec, LrSchedule, PruneSchedule, PruneSpec, Recipe, TrainSpec, Warmup as RecipeWarmup};
+use super::quantize::QuantHook;
+use crate::{
+    Base, DistillSpec, LoraSpec, LrSchedule, PruneSchedule, PruneSpec, QuantizeSpec, Recipe, TrainSpec,
+    Warmup as RecipeWarmup,
+};
+
+/// Scales that are learned, by the names of their parameters.
+const LEARNED: &str = "*_log2_scale";
 
 /// How an arm is trained, beside the recipe's `[train]`.
 pub(crate) struct Job<'a> {
     pub(crate) name: &'a str,
     pub(crate) student: &'a Built,
+    /// Its quantized layers, and how their scales move.
+    pub(crate) quantizers: Option<(&'a Layers, &'a QuantizeSpec)>,
     /// The dense twin, and how much of the loss it gives.
     pub(crate) teacher: Option<(&'a Built, &'a DistillSpec)>,
     /// Masks that change on the way.
@@ -45,6 +57,12 @@ pub(crate) fn train(
         Some(prune) => mask_hook(job.student, prune, steps)?,
         None => None,
     };
+    let mut quantizers = match job.quantizers {
+        Some((layers, spec)) => Some(QuantHook::new(job.student, layers, spec)?),
+        None => None,
+    };
+    let masks = masks.as_mut().map(|hook| hook as &mut dyn StepHook);
+    let quantizers = quantizers.as_mut().map(|hook| hook as &mut dyn StepHook);
     let checkpoints = CheckpointDir::open(folder.at(&format!("checkpoints/{}", job.name)))?;
     let distill = match job.teacher {
         Some((teacher, d)) => {
@@ -58,11 +76,11 @@ pub(crate) fn train(
         model: &job.student.model,
         store: &job.student.store,
         windows: job.windows,
-        optimizer: optimizer(spec, job.student)?,
+        optimizer: optimizer(spec, job)?,
         schedule: schedule(spec, recipe.data.context)?,
         distill,
         validation: spec.validate_every.map(|every| Validation { windows: job.held_out.clone(), every }),
-        hooks: masks.as_mut().map(|m| m as &mut dyn StepHook).into_iter().collect(),
+        hooks: masks.into_iter().chain(quantizers).collect(),
         config: TrainConfig {
             steps,
             batch: spec.batch,
@@ -80,19 +98,43 @@ pub(crate) fn train(
     Ok(trainer.run()? == Outcome::Finished)
 }
 
-fn optimizer(spec: &TrainSpec, built: &Built) -> Result<AdamW> {
+/// Gives the layers of a recipe their adapters, and freezes everything else.
+pub(crate) fn adapt(built: &Built, spec: &LoraSpec, seed: u64) -> Result<()> {
+    let all = built.store.layers().of_kind(trimwick_nn::LayerKind::Linear);
+    let mut paths = std::collections::BTreeSet::new();
+    for pattern in &spec.layers {
+        paths.extend(all.select(pattern)?.iter().map(|l| l.path().to_string()));
+    }
+    // Scales that are learned stay trainable.
+    let whole = built.store.trainable();
+    whole.iter().filter(|p| !trimwick_quant::owns(p.name())).for_each(|p| p.set_role(Role::Frozen));
+    let base = match spec.base {
+        Base::F32 => BaseFormat::Full,
+        Base::Bf16 => BaseFormat::Bf16,
+        Base::Int8 => BaseFormat::Int8,
+        Base::Nf4 => BaseFormat::Nf4,
+    };
+    let config = LoraConfig { rank: spec.rank, alpha: spec.alpha, base };
+    Ok(lora::adapt(&all.retain(|l| paths.contains(l.path())), &config, seed)?)
+}
+
+fn optimizer(spec: &TrainSpec, job: &Job<'_>) -> Result<AdamW> {
     let config =
         AdamWConfig { beta1: spec.beta1, beta2: spec.beta2, eps: spec.eps, weight_decay: spec.weight_decay };
-    let groups: Vec<_> = spec
-        .groups
-        .iter()
-        .map(|g| ParamGroup {
-            pattern: g.pattern.clone(),
-            lr_scale: g.lr_scale,
-            weight_decay: g.weight_decay,
-        })
-        .collect();
-    Ok(AdamW::new(built.store.trainable(), &config, &groups)?)
+    let learned = job.quantizers.filter(|(_, q)| q.scales == ScalePolicy::Learned);
+    let learned = learned.map(|(_, q)| ParamGroup {
+        pattern: LEARNED.into(),
+        lr_scale: q.scale_lr,
+        weight_decay: Some(0.),
+    });
+    let own = spec.groups.iter().map(|g| ParamGroup {
+        pattern: g.pattern.clone(),
+        lr_scale: g.lr_scale,
+        weight_decay: g.weight_decay,
+    });
+    // Of groups that match, the last holds: the recipe's own.
+    let groups: Vec<_> = learned.into_iter().chain(own).collect();
+    Ok(AdamW::new(job.student.store.trainable(), &config, &groups)?)
 }
 
 fn schedule(spec: &TrainSpec, context: usize) -> Result<Schedule> {

@@ -3,6 +3,7 @@
 mod common;
 mod data;
 mod gradients;
+mod lora;
 mod objective;
 mod optimizer;
 mod resume;

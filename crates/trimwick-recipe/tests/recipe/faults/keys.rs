@@ -54,7 +54,7 @@ fn unknown_keys_are_told_what_they_were_meant_to_be() {
         (
             &[(1, "[zzz]")],
             &[
-                "r.toml:1: zzz: unknown key; known here: name, out, seed, model, data, calibration, prune, train, distill, compare, export",
+                "r.toml:1: zzz: unknown key; known here: name, out, seed, model, data, calibration, prune, quantize, train, lora, distill, compare, export",
             ],
         ),
         (
@@ -90,7 +90,7 @@ fn what_has_to_be_there_is_asked_for() {
         answer("", &[]),
         "r.toml: model: missing: expected the section [model], found nothing; add for example [model] with source = \"builtin:tiny-llama\"\n\
          r.toml: data: missing: expected the section [data], found nothing; add for example [data] with eval = \"builtin:sotu-eval\"\n\
-         r.toml: prune: missing: expected a section [prune] or [train], something to do, found nothing; add for example [prune] with pattern = \"2:4\""
+         r.toml: prune: missing: expected a section [prune], [quantize] or [train], something to do, found nothing; add for example [prune] with pattern = \"2:4\""
     );
     check(&[
         (
@@ -214,14 +214,14 @@ fn a_key_that_nothing_reads_is_a_fault() {
         (
             &[(9, "[distill]"), (10, ""), (11, "")],
             &[
-                "r.toml:9: distill: has no effect: nothing is trained; remove the section, or add [prune] and [train] to a trained model",
+                "r.toml:9: distill: has no effect: nothing is trained; remove the section, or add [train] and [prune] or [quantize] to a trained model",
             ],
         ),
         (
             &[(7, ""), (8, ""), (11, "lr = 1e-4\n[distill]\n[calibration]")],
             &[
-                "r.toml:12: distill: has no effect: the model is not pruned, so it would only teach itself; remove the section, or add [prune] and [train] to a trained model",
-                "r.toml:13: calibration: has no effect: nothing is pruned; remove the section, or write prune.method = \"sparsegpt\"",
+                "r.toml:12: distill: has no effect: the model is neither pruned nor quantized, so it would only teach itself; remove the section, or add [train] and [prune] or [quantize] to a trained model",
+                "r.toml:13: calibration: has no effect: nothing is pruned or quantized; remove the section, or write prune.method = \"sparsegpt\"",
             ],
         ),
         (
@@ -233,7 +233,7 @@ fn a_key_that_nothing_reads_is_a_fault() {
         (
             &[(7, ""), (8, ""), (11, "lr = 1e-4\n[compare]\narms = [\"dense_tuned\", \"pruned_magnitude\"]")],
             &[
-                "r.toml:13: compare.arms: has no effect: dense_tuned has nothing to show, without [prune] the run itself is this arm; leave it out",
+                "r.toml:13: compare.arms: has no effect: dense_tuned has nothing to show, without [prune] or [quantize] the run itself is this arm; leave it out",
                 "r.toml:13: compare.arms: has no effect: pruned_magnitude has nothing to show, nothing is pruned; leave it out",
             ],
         ),

@@ -2,6 +2,7 @@
 //! of the answer.
 
 mod keys;
+mod quantize;
 mod values;
 mod whole;
 

@@ -31,7 +31,7 @@ fn a_model_from_random_weights_is_checked_as_one() {
             pretrain(sizes, &format!("{train}[prune]\npattern = \"2:4\"\n[distill]\n")),
             vec![
                 "r.toml:14: prune: expected a trained model to prune, found random weights; train the model first, then prune its folder with a second recipe",
-                "r.toml:16: distill: has no effect: a model that starts from random weights has no dense twin; remove the section, or add [prune] and [train] to a trained model",
+                "r.toml:16: distill: has no effect: a model that starts from random weights has no dense twin; remove the section, or add [train] and [prune] or [quantize] to a trained model",
             ],
         ),
         (
