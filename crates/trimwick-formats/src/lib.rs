@@ -39,4 +39,4 @@ mod source;
 
 pub use atomic::{atomic_write, atomic_write_on, atomic_write_with};
 pub use error::{Error, Location, Result};
-pub use source::ByteSource;
+pub use source::{ByteSource, read_small};

@@ -26,6 +26,26 @@ enum Bytes {
     Memory(Cow<'static, [u8]>),
 }
 
+/// The whole of a small regular file; `None` if there is nothing of that name. A pipe in its place is refused rather
+/// than waited for, and so is a file of more than `limit` bytes.
+///
+/// # Errors
+/// As [`ByteSource::open`]; [`Error::Malformed`] for a file above the limit.
+pub fn read_small(path: impl Into<PathBuf>, limit: u64) -> Result<Option<Vec<u8>>> {
+    let path = path.into();
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, "look at", error)),
+        Ok(_) => {}
+    }
+    let source = ByteSource::open(path)?;
+    if source.len() > limit {
+        let (expected, found) = (format!("at most {limit} bytes"), format!("{} bytes", source.len()));
+        return Err(Error::malformed(source.path, Location::Offset(limit), "file", expected, found));
+    }
+    source.read_vec(0, source.len()).map(Some)
+}
+
 impl ByteSource {
     /// Opens a regular file, following symbolic links.
     ///

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trimwick_formats::ByteSource;
+use trimwick_formats::read_small;
 
 use crate::error::{Error, Result};
 
@@ -12,22 +12,9 @@ pub(crate) const MAX_TOKENIZER: u64 = 512 << 20;
 /// The text of a regular file of at most `limit` bytes; `None` if it does not exist. A pipe in its place is refused
 /// rather than waited for.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "look at", error)),
-        Ok(_) => {}
-    }
-    let source = ByteSource::open(path)?;
-    let shown = || path.display().to_string();
-    if source.len() > limit {
-        return Err(Error::Json {
-            origin: shown(),
-            reason: format!("{} bytes, above {limit}", source.len()),
-        });
-    }
-    let bytes = source.read_vec(0, source.len())?;
+    let Some(bytes) = read_small(path, limit)? else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|e| Error::Json {
-        origin: shown(),
+        origin: path.display().to_string(),
         reason: format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()),
     })?;
     Ok(Some(text))

@@ -56,6 +56,8 @@ pub enum PruneRule {
 pub struct QuantizeRule {
     /// The scheme's name or parts; `none` where a rule leaves the layer alone.
     pub scheme: String,
+    /// Bits that a weight takes on average, scales counted; `None` where weights stay as they are.
+    pub bits: Option<f64>,
     /// The pattern of the rule that governs.
     pub by: String,
 }
@@ -130,7 +132,7 @@ impl LayerRules {
             let (template, numbers) = template(&layer.path);
             let shape = format!("{:?}", layer.shape);
             let mut rule = layer.prune.to_string();
-            if let Some(QuantizeRule { scheme, by }) = &layer.quant {
+            if let Some(QuantizeRule { scheme, by, .. }) = &layer.quant {
                 rule.push_str(&format!("; {scheme} by {by:?}"));
             }
             if let Some(group) = &layer.group {

@@ -259,14 +259,15 @@ impl Check<'_> {
             }
         };
         let mut governed = governed.into_iter();
-        let rule = |kind: &Option<_>| {
+        let rule = |(kind, layer): (&Option<_>, &LayerShape)| {
             let index = kind.and_then(|_| governed.next().flatten())?;
             let Rule { pattern, scheme } = &rules[index];
+            let bits = scheme.and_then(|s| s.weight).map(|weight| weight.bits(&layer.shape));
             let scheme = scheme
                 .map_or_else(|| "none".into(), |s| s.name().map_or_else(|| s.to_string(), str::to_string));
-            Some(QuantizeRule { scheme, by: pattern.clone() })
+            Some(QuantizeRule { scheme, bits, by: pattern.clone() })
         };
-        kinds.iter().map(rule).collect()
+        kinds.iter().zip(self.layers).map(rule).collect()
     }
 
     fn lora(&mut self, spec: &LoraSpec) {

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use trimwick_recipe::{
-    Arm, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, Recipe, TrainSpec,
+    Arm, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, QuantizeRule, QuantizeSpec,
+    Recipe, TrainSpec,
 };
 
 use super::print;
@@ -66,13 +67,17 @@ impl<'a> Plan<'a> {
         let recipe = self.recipe;
         let compares = |arm: Arm| recipe.compare.arms.contains(&arm);
         let (prunes, trains) = (recipe.prune.is_some(), recipe.train.is_some());
+        let quantizes = recipe.quantize.is_some();
+        let tuned = trains && compares(Arm::DenseTuned);
         let arms = [
             ("dense", !matches!(recipe.model, ModelSpec::Pretrain(_))),
-            ("dense_tuned", trains && compares(Arm::DenseTuned)),
+            ("dense_tuned", tuned),
             ("pruned_magnitude", prunes && compares(Arm::PrunedMagnitude)),
             ("pruned", prunes),
-            ("recovered", prunes && trains),
-            ("trained", !prunes && trains),
+            ("quantized", quantizes),
+            ("dense_tuned_quantized", quantizes && tuned && !prunes),
+            ("recovered", (prunes || quantizes) && trains),
+            ("trained", !prunes && !quantizes && trains),
             ("exported", true),
         ];
         arms.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
@@ -80,7 +85,9 @@ impl<'a> Plan<'a> {
 
     /// Bytes of f32 weights, gradients and AdamW's two moments, and of the teacher: what training cannot do without.
     fn memory(&self) -> u64 {
-        let copies = 1 + if self.recipe.train.is_some() { 3 } else { 0 };
+        // Adapters are counted as nothing; what they stand on is frozen.
+        let trains = self.recipe.train.is_some() && self.recipe.lora.is_none();
+        let copies = 1 + if trains { 3 } else { 0 };
         let teacher = u64::from(self.recipe.distill.is_some());
         4 * self.parameters * (copies + teacher)
     }
@@ -110,6 +117,16 @@ impl<'a> Plan<'a> {
         }
         if let Some(prune) = &recipe.prune {
             lines.push(("pruning", self.pruning(prune)));
+        }
+        if let Some(quantize) = &recipe.quantize {
+            lines.push(("quantizing", self.quantizing(quantize)));
+        }
+        if let Some(lora) = &recipe.lora {
+            let (rank, base) = (lora.rank, format!("{:?}", lora.base).to_lowercase());
+            lines.push((
+                "adapters",
+                format!("rank {rank}, alpha {:?}, over frozen weights in {base}", lora.alpha),
+            ));
         }
         if let Some(train) = &recipe.train {
             lines.push(("training", self.training(train)));
@@ -141,6 +158,27 @@ impl<'a> Plan<'a> {
         format!("{what}: {zeros} of {pruned} weights in {} layers become zero, {share} of all", self.layers())
     }
 
+    fn quantizing(&self, quantize: &QuantizeSpec) -> String {
+        let mut bits = 0.;
+        let mut weights = 0;
+        for rule in self.survey.iter().flat_map(|s| &s.rules.layers) {
+            if let Some(QuantizeRule { bits: Some(each), .. }) = &rule.quant {
+                weights += elements(rule);
+                bits += each * elements(rule) as f64;
+            }
+        }
+        let how = format!("scales {}, range {}", words(&quantize.scales), words(&quantize.range));
+        let start = match quantize.start {
+            0 => String::new(),
+            step => format!(", from step {} on", count(step)),
+        };
+        if weights == 0 {
+            return format!("{how}{start}");
+        }
+        let each = bits / weights as f64;
+        format!("{} weights in {each:.3} bits each, scales counted; {how}{start}", count(weights))
+    }
+
     fn training(&self, train: &TrainSpec) -> String {
         let context = self.recipe.data.context;
         let (steps, each) = (train.steps(context), train.tokens_per_step(context));
@@ -166,7 +204,11 @@ impl<'a> Plan<'a> {
         let layer = |rule: &LayerRule| {
             let group = rule.group.map(|group| group.index);
             let pruned = matches!(rule.prune, PruneRule::Pruned { .. });
-            json!({ "path": rule.path, "shape": rule.shape, "pruned": pruned, "rule": rule.prune.to_string(), "group": group })
+            let scheme = rule
+                .quant
+                .as_ref()
+                .map(|quant| json!({ "scheme": quant.scheme, "by": quant.by, "bits": quant.bits }));
+            json!({ "path": rule.path, "shape": rule.shape, "pruned": pruned, "rule": rule.prune.to_string(), "quantized": scheme, "group": group })
         };
         let training = recipe.train.as_ref().map(|train| {
             let (steps, each) = (train.steps(context), train.tokens_per_step(context));
@@ -196,6 +238,11 @@ impl<'a> Plan<'a> {
             "layers": self.survey.map(|s| s.rules.layers.iter().map(layer).collect::<Vec<_>>()),
         })
     }
+}
+
+/// The words of an option, as `Percentile(99.9)` has them, in small letters.
+fn words(option: &impl std::fmt::Debug) -> String {
+    format!("{option:?}").to_lowercase().replace('(', " ").replace(')', "")
 }
 
 fn elements(rule: &LayerRule) -> u64 {

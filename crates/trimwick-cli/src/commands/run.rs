@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use trimwick_recipe::Recipe;
-use trimwick_recipe::run::{MeasuredArm, RunOutcome, Summary, run as run_recipe};
+use trimwick_recipe::run::{MeasuredArm, Quantization, RunOutcome, Summary, run as run_recipe};
 
 use super::print;
 use super::survey::survey;
@@ -57,15 +57,25 @@ fn describe(summary: &Summary, out: &Path) -> String {
     let mut text = format!("\n{}", arms(summary));
     text.push('\n');
     if let Some(share) = summary.gap_recovered {
-        let opened = summary.arm("pruned_magnitude").map_or("one-shot pruning", |_| "magnitude pruning");
+        let there = |name: &str| summary.arm(name).is_some();
+        let opened = match (there("pruned_magnitude"), there("pruned")) {
+            (true, _) => "magnitude pruning",
+            (false, true) => "one-shot pruning",
+            (false, false) => "one-shot quantization",
+        };
+        let start = if there("quantized") { "quantized" } else { "pruned" };
         text.push_str(&format!("gap recovered: {:.1} % of the loss that {opened} cost", 100. * share));
         if let Some(share) = summary.gap_recovered_to_tuned {
             let share = 100. * share;
             text.push_str(&format!(
-                "; {share:.1} % of the way from one-shot pruned to dense, tuned on the same tokens"
+                "; {share:.1} % of the way from one-shot {start} to dense, tuned on the same tokens"
             ));
         }
         text.push('\n');
+    }
+    text.push_str(verdict(summary));
+    if let Some(quantization) = &summary.quantization {
+        text.push_str(&grid(quantization));
     }
     if let Some(pattern) = &summary.pattern {
         let zeros = percent(summary.zeros as u64, summary.parameters as u64);
@@ -86,6 +96,34 @@ fn describe(summary: &Summary, out: &Path) -> String {
     let memory = summary.peak_rss_bytes.map(|b| format!(", at most {} of memory", bytes(b)));
     text.push_str(&format!("took {}{}\n", duration(summary.seconds), memory.unwrap_or_default()));
     text
+}
+
+/// Whether training on the grid was worth it.
+fn verdict(summary: &Summary) -> &'static str {
+    let tuned = summary.arm("dense_tuned_quantized").is_some();
+    match (summary.training_helped, tuned) {
+        (None, _) => "",
+        (Some(true), true) => "training on the grid beat quantizing in one shot, before and after tuning\n",
+        (Some(true), false) => "training on the grid beat quantizing in one shot\n",
+        (Some(false), true) => {
+            "warning: training on the grid did NOT beat quantizing in one shot (before tuning or after): deploy the better arm\n"
+        }
+        (Some(false), false) => {
+            "warning: training on the grid did NOT beat quantizing in one shot: deploy that arm\n"
+        }
+    }
+}
+
+/// What the written weights are quantized to.
+fn grid(quantization: &Quantization) -> String {
+    let schemes = quantization.schemes.iter().map(|(name, layers)| format!("{name} in {layers} layers"));
+    let schemes = schemes.collect::<Vec<_>>().join(", ");
+    let Quantization { weights, bits_per_weight, off_grid, .. } = quantization;
+    format!(
+        "grid: {schemes}; {bits_per_weight:.3} bits a weight with its scales; {} of {} weights are off the grid\n",
+        count(*off_grid as u64),
+        count(*weights as u64)
+    )
 }
 
 /// The table of the arms.

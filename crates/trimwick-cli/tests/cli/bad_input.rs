@@ -180,3 +180,24 @@ fn another_recipe_does_not_enter_the_folder_of_a_run() {
     assert!(stderr.contains("runs/r: holds a run of another recipe") && stderr.contains("--out"), "{stderr}");
     assert!(unlocked() == before);
 }
+
+#[test]
+fn a_pipe_in_the_folder_of_a_run_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.toml"), prune_recipe(2)).unwrap();
+    let args = ["run", "r.toml", "compare.arms=[]", "distill="];
+    crate::support::done(dir.path(), &args);
+    for record in ["fingerprint", "dense.json", "pruned.safetensors"] {
+        let record = dir.path().join("runs/r/stages").join(record);
+        let held = fs::read(&record).unwrap();
+        fs::remove_file(&record).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&record).status().unwrap().success());
+        let (code, stdout, stderr) = ran(dir.path(), &args);
+        let last = stderr.lines().last().unwrap_or_default();
+        assert_eq!((code, stdout.as_str()), (2, ""), "{}: {stderr}", record.display());
+        assert!(last.starts_with("error: ") && last.contains("expected a regular file"), "{stderr}");
+        fs::remove_file(&record).unwrap();
+        fs::write(&record, held).unwrap();
+    }
+    crate::support::done(dir.path(), &args);
+}

@@ -15,6 +15,7 @@ use hf_hub::{HFClient, HFError, HFRepositorySync};
 use super::options::{HubOptions, Progress};
 use super::parse::{is_hub_id, is_revision};
 use crate::error::{Error, Result, quote};
+use crate::text_file::read_text;
 
 /// Requests are repeated this often when the connection fails.
 const RETRIES: usize = 3;
@@ -170,11 +171,7 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
     const MAX_INDEX: u64 = 100_000_000;
     let origin = index.display().to_string();
     let wrong = |reason: String| Error::Json { origin: origin.clone(), reason };
-    let length = std::fs::metadata(index).map_err(|e| Error::io(index, "look at", e))?.len();
-    if length > MAX_INDEX {
-        return Err(wrong(format!("{length} bytes, above {MAX_INDEX}")));
-    }
-    let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "read", e))?;
+    let text = read_text(index, MAX_INDEX)?.ok_or_else(|| wrong("no such file".into()))?;
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     let map = value.get("weight_map").and_then(serde_json::Value::as_object);
     let map = map.ok_or_else(|| wrong("no weight_map".into()))?;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::text_file::read_text;
+
 /// A string that is never shown: an access token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -75,7 +77,8 @@ impl HubOptions {
         });
         let cache_dir = get("HF_HUB_CACHE").or_else(|| get("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
         let from_file = |path: PathBuf| {
-            let text = std::fs::read_to_string(path).ok()?;
+            const MAX_TOKEN: u64 = 64 << 10;
+            let text = read_text(&path, MAX_TOKEN).ok()??;
             Some(text.trim().to_string()).filter(|text| !text.is_empty())
         };
         let token = if get("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {

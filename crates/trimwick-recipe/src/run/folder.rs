@@ -5,11 +5,14 @@ use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use trimwick_formats::atomic_write;
 use trimwick_formats::checkpoint::CheckpointDir;
+use trimwick_formats::{atomic_write, read_small};
 
 use super::error::{Result, RunError};
 use crate::Recipe;
+
+/// No record of a stage is as long, in bytes.
+const LARGEST: u64 = 1 << 20;
 
 /// A stage that is done: what it found, and what it cost.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,17 +51,17 @@ impl RunFolder {
         let fingerprint = recipe.fingerprint();
         let lock = CheckpointDir::open(path.join("stages"))?;
         let named = path.join("stages").join("fingerprint");
-        match std::fs::read_to_string(&named) {
-            Ok(found) if found.trim() == fingerprint => {}
-            Ok(found) => {
-                let (path, found) = (path.into(), found.trim().chars().take(12).collect());
-                return Err(RunError::OtherRun { path, expected: fingerprint[..12].into(), found });
+        match read_small(&named, LARGEST)? {
+            Some(found) if found.trim_ascii() == fingerprint.as_bytes() => {}
+            Some(found) => {
+                let found = String::from_utf8_lossy(found.trim_ascii()).escape_debug().take(12).collect();
+                let (path, expected) = (path.into(), fingerprint[..12].into());
+                return Err(RunError::OtherRun { path, expected, found });
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            None => {
                 atomic_write(path.join("recipe.toml"), recipe.resolve().as_bytes())?;
                 atomic_write(&named, fingerprint.as_bytes())?;
             }
-            Err(source) => return Err(RunError::Io { path: named, source }),
         }
         Ok(Self { path: path.into(), fingerprint, _lock: lock, cost: Cost::default(), mark: Instant::now() })
     }
@@ -81,11 +84,7 @@ impl RunFolder {
     /// The result of a stage that is done.
     pub(crate) fn done<T: DeserializeOwned>(&mut self, stage: &str) -> Result<Option<T>> {
         let path = self.record(stage);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(RunError::Io { path, source }),
-        };
+        let Some(text) = read_small(&path, LARGEST)? else { return Ok(None) };
         let record: Record<T> =
             serde_json::from_slice(&text).map_err(|source| RunError::Record { path, source })?;
         self.add(record.seconds, record.peak_rss_bytes);

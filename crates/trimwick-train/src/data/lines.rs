@@ -66,11 +66,10 @@ pub(super) enum Next {
 }
 
 fn open(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
-    // A pipe would block and a folder fail late.
-    if !file.metadata().map_err(Error::io(path, "open"))?.is_file() {
+    // Opening a pipe would wait for its writer, and a folder fails late.
+    if !std::fs::metadata(path).map_err(Error::io(path, "open"))?.is_file() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
         return Err(Error::Io { path: path.into(), doing: "open", source });
     }
-    Ok(file)
+    File::open(path).map_err(Error::io(path, "open"))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 use trimwick_formats::folder::ModelFolder;
+use trimwick_formats::read_small;
 use trimwick_models::LlamaConfig;
 
 use super::zeros::Zeros;
@@ -62,7 +63,9 @@ fn format(folder: &ModelFolder) -> String {
 /// What `config.json` says, if it is one of a model that is known here.
 fn config(folder: &Path, report: &mut Report) {
     let path = folder.join("config.json");
-    let Ok(text) = std::fs::read_to_string(&path) else { return };
+    const LONGEST: u64 = 64 << 20;
+    let Ok(Some(bytes)) = read_small(&path, LONGEST) else { return };
+    let Ok(text) = String::from_utf8(bytes) else { return };
     let (shown, value) = match LlamaConfig::from_hf_json(&text, &path.display().to_string()) {
         Ok(config) => {
             (describe(&config), config.to_hf_json(config_dtype(&text).as_deref().unwrap_or("float32")))
