@@ -167,7 +167,7 @@ pub fn refresh(layers: &Layers) -> Result<()> {
 }
 
 /// Gives layers that a runtime fuses into one (q, k and v; gate and up) one scale of the tensor behind their e4m3 block
-/// scales: the largest of theirs. From here on it is fixed, also where the block scales are dynamic.
+/// scales: the largest of theirs. From here on it is fixed, whatever the policy of the block scales.
 ///
 /// # Errors
 /// A layer whose weight has no such scale.
@@ -184,7 +184,7 @@ pub fn share_global(layers: &Layers) -> Result<()> {
         largest = largest.max(quantizer.scales_of(&crate::saved::host(&weight)?)?.1);
         members.push((quantizer, weight));
     }
-    members.iter().try_for_each(|(quantizer, weight)| quantizer.set_global(largest, weight))
+    members.iter().try_for_each(|(quantizer, weight)| quantizer.share(largest, weight))
 }
 
 /// The quantizer of a layer's weight.

@@ -113,6 +113,16 @@ pub enum Error {
         /// What it holds.
         found: String,
     },
+    /// A quantizer's tensor operation failed.
+    #[error("{layer}: {what}: {source}")]
+    Operation {
+        /// Layer path.
+        layer: String,
+        /// `"weight"`, `"input"` …
+        what: &'static str,
+        /// Why.
+        source: candle_core::Error,
+    },
     /// Of [`trimwick_nn`].
     #[error(transparent)]
     Nn(#[from] trimwick_nn::Error),
@@ -126,7 +136,7 @@ impl Error {
     pub(crate) fn named(e: candle_core::Error, layer: &str, what: &'static str, values: &[f32]) -> Self {
         match values.iter().position(|v| !v.is_finite()) {
             Some(index) => Self::NonFinite { layer: layer.into(), what, found: values[index], index },
-            None => Self::Candle(e),
+            None => Self::Operation { layer: layer.into(), what, source: e },
         }
     }
 }

@@ -65,6 +65,7 @@
 //! | `weight_scale` | `[1]`, `[out]` or `[out, groups]` | frozen and ema scales |
 //! | `weight_zero_point` | the same | asymmetric codes |
 //! | `weight_global_scale` | `[1]` | e4m3 scales, unless dynamic |
+//! | `weight_shared_global_scale` | `[1]` | the same of fused layers: [`share_global`] |
 //! | `weight_range` | `[2, blocks]` | ema: averages of least and largest values |
 //! | `weight_log2_scale` | `[blocks]`, trainable | learned scales |
 //! | `input_scale`, `input_zero_point`, `input_global_scale` | `[1]` | static inputs |
@@ -103,7 +104,7 @@ pub use attach::{
 pub use codes::{Quantized, off_grid, on_grid, quantized};
 pub use error::{Error, Result};
 pub use input::InputQuant;
-pub use options::{Options, Range, ScalePolicy};
+pub use options::{LEARNED_SCALES, Options, Range, ScalePolicy};
 pub use owns::owns;
 pub use rules::{Rule, govern};
 pub use schedule::QuantSchedule;

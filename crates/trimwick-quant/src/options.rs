@@ -18,6 +18,12 @@ pub enum Range {
     Mse,
 }
 
+/// The names of learned scales, as a glob: for an optimizer's group with a learning rate of their own.
+///
+/// An Adam step of rate r moves a scale by a share of about .7·r. Rates that suit weights, 1e-5 to 1e-4, hardly move a
+/// scale within a short run; 10 to 100 times as much does.
+pub const LEARNED_SCALES: &str = "*_log2_scale";
+
 /// How the scales of a weight, or of a static input, move while the model trains.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ScalePolicy {
@@ -30,7 +36,7 @@ pub enum ScalePolicy {
     /// get no gradient. Needs a [`QuantSchedule`](crate::QuantSchedule), or [`refresh`](crate::refresh) after steps.
     Ema(f64),
     /// Trained with the weights (LSQ, arXiv 1902.08153), from the calibrated scale on. The trained number is the base-2
-    /// logarithm of the scale, so that an optimizer's step is a relative one.
+    /// logarithm of the scale, so that an optimizer's step is a relative one: [`LEARNED_SCALES`].
     Learned,
 }
 

@@ -17,10 +17,11 @@ use crate::{Error, Result};
 const SCALE: &str = "weight_scale";
 const ZERO_POINT: &str = "weight_zero_point";
 const GLOBAL: &str = "weight_global_scale";
+const SHARED: &str = "weight_shared_global_scale";
 const RANGE: &str = "weight_range";
 const LOG2: &str = "weight_log2_scale";
 /// Every suffix above.
-pub(crate) const SUFFIXES: [&str; 5] = [SCALE, ZERO_POINT, GLOBAL, RANGE, LOG2];
+pub(crate) const SUFFIXES: [&str; 6] = [SCALE, ZERO_POINT, GLOBAL, SHARED, RANGE, LOG2];
 
 const WHAT: &str = "weight";
 
@@ -44,8 +45,17 @@ struct State {
     scales: Option<Arc<Scales>>,
     /// Of the learned policy.
     learned: Option<Param>,
-    /// The scale of the tensor, once it no longer follows the values.
+    /// The scale of the tensor, of every policy but the dynamic one.
     global: Option<f32>,
+    /// The one that fused layers share, which stays whatever the weight does.
+    shared: Option<f32>,
+}
+
+impl State {
+    /// The scale of the tensor, unless it follows the values.
+    fn global(&self) -> Option<f32> {
+        self.shared.or(self.global)
+    }
 }
 
 impl WeightQuant {
@@ -91,7 +101,7 @@ impl WeightQuant {
 
     /// Takes the saved scales away with the quantizer.
     pub(crate) fn discard(&self) {
-        [SCALE, ZERO_POINT, GLOBAL, RANGE].iter().for_each(|suffix| self.place.remove_buffer(suffix));
+        SUFFIXES.iter().for_each(|suffix| self.place.remove_buffer(suffix));
         self.place.remove_param(LOG2);
     }
 
@@ -102,8 +112,8 @@ impl WeightQuant {
         if self.policy == ScalePolicy::Dynamic {
             return self.scales_of(&values).map(drop);
         }
-        let (scales, global) = self.find(&values, None)?;
         let mut state = self.write();
+        let (scales, global) = self.find(&values, state.shared)?;
         self.save_global(&mut state, global)?;
         match self.policy {
             ScalePolicy::Learned => {
@@ -148,7 +158,7 @@ impl WeightQuant {
             }
             false => {
                 let largest = min.iter().zip(&max).map(amax).fold(0f32, f32::max);
-                let global = grid.global(largest);
+                let global = state.shared.unwrap_or_else(|| grid.global(largest));
                 self.save_global(&mut state, global)?;
                 let scales = min.iter().zip(&max).map(|pair| grid.scale(amax(pair), global)).collect();
                 Scales { scales, zeros: None }
@@ -164,6 +174,7 @@ impl WeightQuant {
         let missing = || Error::Uncalibrated { layer: self.place.path().into(), what: WHAT };
         if self.spec.has_global() {
             state.global = saved::floats(&self.place, GLOBAL, 1)?.map(|g| g[0]);
+            state.shared = saved::floats(&self.place, SHARED, 1)?.map(|g| g[0]);
         }
         match self.policy {
             ScalePolicy::Dynamic => {}
@@ -201,20 +212,11 @@ impl WeightQuant {
         self.paused.store(on, Ordering::Relaxed);
     }
 
-    /// Fixes the scale of the tensor: of a group of layers that a runtime fuses.
-    pub(crate) fn set_global(&self, global: f32, w: &Tensor) -> Result<()> {
-        let values = host(w)?;
-        let mut state = self.write();
-        self.save_global(&mut state, global)?;
-        drop(state);
-        match self.policy {
-            ScalePolicy::Dynamic => Ok(()),
-            ScalePolicy::Learned => Ok(()),
-            ScalePolicy::Frozen | ScalePolicy::Ema(_) => {
-                let (scales, _) = self.find(&values, Some(global))?;
-                self.save_scales(&mut self.write(), scales)
-            }
-        }
+    /// Fixes the scale of the tensor, which fused layers share, and finds the others anew.
+    pub(crate) fn share(&self, global: f32, w: &Tensor) -> Result<()> {
+        self.place.set_buffer(SHARED, &Tensor::new(&[global], &Device::Cpu)?)?;
+        self.write().shared = Some(global);
+        self.calibrate(w)
     }
 
     /// The scales that `values` are quantized with now, and the scale of the tensor behind them.
@@ -225,14 +227,14 @@ impl WeightQuant {
             return Err(Error::NonFinite { layer, what: WHAT, found, index });
         }
         match (&state.scales, &state.learned) {
-            (Some(scales), _) => Ok((scales.clone(), state.global.unwrap_or(1.))),
+            (Some(scales), _) => Ok((scales.clone(), state.global().unwrap_or(1.))),
             (None, Some(param)) => {
-                let global = state.global.unwrap_or(1.);
+                let global = state.global().unwrap_or(1.);
                 let scales = ops::learned_scales(&host(&param.tensor())?, self.spec.grid(), global)?;
                 Ok((Arc::new(Scales { scales, zeros: None }), global))
             }
             (None, None) => {
-                let (scales, global) = self.find(values, state.global)?;
+                let (scales, global) = self.find(values, state.shared)?;
                 Ok((Arc::new(scales), global))
             }
         }
@@ -290,7 +292,7 @@ impl WeightQuant {
 
     fn forward(&self, w: &Tensor) -> CandleResult<Tensor> {
         let (grid, state) = (self.spec.grid(), self.read());
-        let global = state.global;
+        let global = state.global();
         match (&state.scales, &state.learned) {
             (Some(scales), _) => ops::fake_quant(w, grid, self.block, scales),
             (None, Some(param)) => {

@@ -146,3 +146,19 @@ fn inputs_are_on_their_grid_too() {
     let top = found.iter().fold(0f64, |a, v| a.max(v.abs()));
     assert!((0.6..0.75).contains(&top), "half of a normal lies within .674: {top}");
 }
+
+#[test]
+fn an_image_of_a_convolution_has_a_scale_of_its_own() {
+    let store = store();
+    let config = trimwick_nn::Conv2dConfig::default();
+    let conv = trimwick_nn::conv2d_no_bias(4, 4, 1, config, store.var_builder().pp("conv")).unwrap();
+    let eye = Tensor::eye(4, candle_core::DType::F32, &Device::Cpu).unwrap().reshape((4, 4, 1, 1)).unwrap();
+    conv.layer().weight().set(&eye).unwrap();
+    let mut x: Vec<f32> = values(&tensor(&[3, 4, 5, 5], 3)).iter().map(|v| *v as f32).collect();
+    x[100..200].iter_mut().for_each(|v| *v *= 1000.);
+    attach(&store.layers(), &"input int8 token dynamic".parse().unwrap()).unwrap();
+    let found = conv.forward(&Tensor::from_slice(&x, (3, 4, 5, 5), &Device::Cpu).unwrap()).unwrap();
+    let spec: trimwick_quant::QuantSpec = "int8 channel".parse().unwrap();
+    let want = spec.quantize("x", &x, &[3, 100]).unwrap().dequantize();
+    assert!(values(&found).iter().zip(&want).all(|(a, b)| *a == f64::from(*b)));
+}

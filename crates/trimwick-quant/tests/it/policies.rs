@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use trimwick_nn::{Compact, Module, ParamStore, Role, Slot};
 use trimwick_quant::{
-    Options, Range, ScalePolicy, Scheme, attach, attach_with, calibrate, detach, input_quantizer, off_grid,
-    quantized, refresh, restore, share_global, weight_quantizer,
+    LEARNED_SCALES, Options, Range, ScalePolicy, Scheme, attach, attach_with, calibrate, detach,
+    input_quantizer, off_grid, quantized, refresh, restore, share_global, weight_quantizer,
 };
 use trimwick_testkit::{assert_bits_equal, values};
 
@@ -269,31 +269,37 @@ fn attaching_again_starts_anew_and_detaching_leaves_nothing() {
 
 #[test]
 fn fused_layers_share_one_scale_of_the_tensor() {
-    let store = store();
-    let model = Llama::build(&store);
-    attach(&store.layers(), &Scheme::preset("nvfp4-weight").unwrap()).unwrap();
-    let fused = store.layers().select("*.{q,k,v}_proj").unwrap();
-    let globals = || fused.iter().map(|l| quantized(l).unwrap().unwrap().global).collect::<Vec<_>>();
-    let largest = globals().into_iter().fold(0f32, f32::max);
-    assert_ne!(globals()[0], globals()[1]);
-    share_global(&fused).unwrap();
-    assert_eq!(globals(), [largest; 3]);
-    assert_eq!(off_grid(&store.layers()).unwrap(), 0);
-    // Fixed: a weight that grows keeps it, and gets it back from a checkpoint.
-    let q = fused.get("model.layers.0.self_attn.q_proj").unwrap();
-    q.weight().set(&(q.weight().tensor().detach() * 2.).unwrap()).unwrap();
-    assert_eq!(globals(), [largest; 3]);
-    let out = model.forward().unwrap();
-    let state = saved(&store);
-    let other = crate::support::store();
-    let again = Llama::build(&other);
-    attach(&other.layers(), &Scheme::preset("nvfp4-weight").unwrap()).unwrap();
-    load(&other, &state);
-    restore(&other.layers()).unwrap();
-    assert_bits_equal(&again.forward().unwrap(), &out);
-    attach(&store.layers(), &Scheme::preset("int4-g32").unwrap()).unwrap();
-    let e = share_global(&fused).unwrap_err().to_string();
-    assert!(e.contains("q_proj") && e.contains("int4 g32 bf16"), "{e}");
+    let scheme = Scheme::preset("nvfp4-weight").unwrap();
+    for policy in POLICIES {
+        let options = weights_of(policy, Range::Max);
+        let begin = || {
+            let store = store();
+            let model = Llama::build(&store);
+            attach_with(&store.layers(), &scheme, &options).unwrap();
+            (store, model)
+        };
+        let (store, model) = begin();
+        let fused = store.layers().select("*.{q,k,v}_proj").unwrap();
+        let globals = || fused.iter().map(|l| quantized(l).unwrap().unwrap().global).collect::<Vec<_>>();
+        let largest = globals().into_iter().fold(0f32, f32::max);
+        assert_ne!(globals()[0], globals()[1]);
+        share_global(&fused).unwrap();
+        assert_eq!(globals(), [largest; 3]);
+        assert_eq!(off_grid(&store.layers()).unwrap(), 0);
+        // Fixed: a weight that grows keeps it, and gets it back from a checkpoint.
+        let q = fused.get("model.layers.0.self_attn.q_proj").unwrap();
+        q.weight().set(&(q.weight().tensor().detach() * 2.).unwrap()).unwrap();
+        calibrate(&store.layers(), || Ok(())).unwrap();
+        refresh(&store.layers()).unwrap();
+        assert_eq!(globals(), [largest; 3], "{policy:?}");
+        let (other, again) = begin();
+        load(&other, &saved(&store));
+        restore(&other.layers()).unwrap();
+        assert_bits_equal(&again.forward().unwrap(), &model.forward().unwrap());
+        attach(&store.layers(), &Scheme::preset("int4-g32").unwrap()).unwrap();
+        let e = share_global(&fused).unwrap_err().to_string();
+        assert!(e.contains("q_proj") && e.contains("int4 g32 bf16"), "{e}");
+    }
 }
 
 #[test]
@@ -344,4 +350,22 @@ fn a_compact_weight_is_quantized_as_what_it_expands_to() {
         let learned = store.get("fc1.weight_log2_scale");
         assert!(learned.is_none_or(|p| grads.get(p.var().as_tensor()).is_some()));
     }
+}
+
+#[test]
+fn a_learned_scale_that_is_lost_names_its_layer() {
+    let (store, model) = mlp("int8-weight", &weights_of(ScalePolicy::Learned, Range::Max));
+    let scale = store.get("fc2.weight_log2_scale").unwrap();
+    scale.set(&Tensor::full(f32::NAN, 8, &Device::Cpu).unwrap()).unwrap();
+    let e = model.forward().unwrap_err().to_string();
+    assert!(e.contains("fc2") && e.contains("learned scale is NaN"), "{e}");
+    // The ends of what an f32 holds are scales like any other.
+    for far in [-1e30f32, 1e30, f32::INFINITY] {
+        scale.set(&Tensor::full(far, 8, &Device::Cpu).unwrap()).unwrap();
+        assert!(values(&model.forward().unwrap()).iter().all(|v| !v.is_nan()), "{far}");
+        assert_eq!(off_grid(&store.layers()).unwrap(), 0, "{far}");
+    }
+    let named: Vec<_> = store.trainable().iter().map(|p| p.name().to_string()).collect();
+    let suffix = LEARNED_SCALES.trim_start_matches('*');
+    assert_eq!(named.iter().filter(|n| n.ends_with(suffix)).count(), 2, "{named:?}");
 }
