@@ -399,6 +399,7 @@ impl Run<'_, '_> {
             );
             let context = Some(recipe.data.context);
             let model = trimwick_models::Llama::new(&files.config, context, store.var_builder())?;
+            quantize::wear_inputs(&store, &built.store);
             Ok(Built { store, model })
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);

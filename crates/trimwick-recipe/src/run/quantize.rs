@@ -102,6 +102,20 @@ fn kv_code(grid: KvGrid) -> Option<Code> {
     }
 }
 
+/// Puts the quantizers of inputs, keys and values of a trained model on the same model read from a file, whose weights
+/// are on their grids already: what a runtime does to activations is no part of the file.
+pub(crate) fn wear_inputs(read: &ParamStore, trained: &ParamStore) {
+    let layers = read.layers();
+    for layer in trained.layers().iter().filter(|l| l.activation().is_some()) {
+        if let Some(same) = layers.get(layer.path()) {
+            same.set_activation(layer.activation());
+        }
+    }
+    for (same, slot) in read.kv_slots().iter().zip(trained.kv_slots()) {
+        same.set(slot.k(), slot.v());
+    }
+}
+
 /// What the layers of a model hold, proved value by value on the weights that they compute with.
 pub(crate) fn describe(store: &ParamStore, spec: &QuantizeSpec) -> Result<Quantization> {
     let mut out = Quantization {
