@@ -29,9 +29,11 @@
 //! Codes are a dense little-endian stream of bits along the row: of two 4-bit codes in a byte the first is the low one.
 //! Zero points are packed the same way along N. `P_scale` is `[1]`, `[N, 1]` or `[N, groups]`, in the type of the
 //! scheme: F32, F16, BF16; U8 for powers of two, the exponent + 127; F8_E4M3 for those of NVFP4, each times
-//! `P_scale_2`, F32 `[1]`. `P_shape` is also there where the codes alone do not tell the shape. All of this is what
-//! compressed-tensors and ModelOpt read, but for MXFP6 and MXINT8, for which they have no layout, and for the scale of
-//! the tensor in NVFP4: ModelOpt's multiplier amax/(6·448), where the divisor of compressed-tensors would round again.
+//! `P_scale_2`, F32 `[1]`. `P_shape` is also there where the codes alone do not tell the shape.
+//!
+//! Names, types, shapes and bit order are those of compressed-tensors where it has a layout, which it has not for MXFP6,
+//! MXINT8, E5M2 and GGUF blocks. The one difference is the scale of the tensor in NVFP4: it is ModelOpt's multiplier
+//! amax/(6·448), because the divisor of compressed-tensors rounds once more and would not give the trained values.
 //!
 //! `__metadata__` keeps what the input said and adds `trimwick.scheme`, the scheme as text, `trimwick.layout`, the
 //! version of this layout, and `trimwick.tensors`, the names of the quantized tensors, a line each.

@@ -124,8 +124,13 @@ impl Packed {
     /// The values that the bytes stand for, row-major.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], for bytes of another's: codes that are not numbers.
+    /// [`trimwick_formats::Error`], for bytes of another's: codes that are not numbers.
     pub fn decode(&self) -> Result<Vec<f32>> {
+        self.values().map_err(|wrong| wrong.into_error("packed tensor".as_ref(), &self.layout.name))
+    }
+
+    /// The same, for those who know the file.
+    pub(crate) fn values(&self) -> Result<Vec<f32>, Wrong> {
         let mut values = vec![0.; self.layout.len()];
         for rows in pieces(&self.layout) {
             let range = rows.start * self.layout.row()..rows.end * self.layout.row();
@@ -133,12 +138,10 @@ impl Packed {
         }
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
-            Some(index) => Err(Error::NonFinite {
-                path: "packed tensor".into(),
-                tensor: self.layout.name.clone(),
-                index,
-                found: values[index],
-            }),
+            Some(index) => {
+                let found = format!("{} at element {index}", values[index]);
+                Err(Wrong::new(Role::Codes, "codes of finite numbers", &found))
+            }
         }
     }
 

@@ -78,6 +78,14 @@ impl PackedFile {
         Packed::from_parts(layout, parts).map_err(named)
     }
 
+    /// The values of a packed tensor, row-major.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and for codes that are not numbers.
+    pub fn decode(&self, name: &str) -> Result<Vec<f32>> {
+        self.load(name)?.values().map_err(|wrong| wrong.into_error(self.file.path(), name))
+    }
+
     /// The shape of a packed tensor: its codes' own, the one beside them, or the one that their length tells.
     fn shape(&self, name: &str) -> Result<Vec<usize>> {
         let wrong = |role, expected: &str, found: String| {
@@ -123,7 +131,7 @@ impl PackedFile {
 /// file that [`quantize_file`](crate::quantize_file) writes with `fake`, byte for byte.
 ///
 /// # Errors
-/// As [`PackedFile`]; [`Error::NonFinite`] for codes that are not numbers; of writing. Nothing is left behind.
+/// As [`PackedFile::decode`]; of writing. Nothing is left behind.
 pub fn dequantize_file(input: impl AsRef<Path>, output: impl AsRef<Path>, replace: bool) -> Result<()> {
     let (input, output) = (input.as_ref(), output.as_ref());
     let packed = PackedFile::open(input)?;
@@ -136,8 +144,7 @@ pub fn dequantize_file(input: impl AsRef<Path>, output: impl AsRef<Path>, replac
         parts.extend(layout.slots().iter().map(|slot| format!("{name}{}", slot.suffix)));
         let packed = &packed;
         tensors.push(NewTensor::stream(name, Dtype::F32, &shape, move |out| {
-            let values = packed.load(name)?.decode()?;
-            out.write_all(&f32_to_le_bytes(&values))
+            out.write_all(&f32_to_le_bytes(&packed.decode(name)?))
         }));
     }
     for (name, info) in packed.file.tensors().iter().filter(|(name, _)| !parts.contains(*name)) {
