@@ -1,17 +1,17 @@
 //! Tensors as runs of equal blocks, and blocks as work for threads.
 //!
-//! Work is cut by the shapes alone. Where a block fits in a piece, a piece holds whole blocks; a larger block is cut
-//! into pieces of its own.
+//! Work is cut by the shapes alone: a piece is some whole blocks, or a part of one that is very large.
 
-use std::ops::Range;
+use rayon::prelude::*;
 
-use super::code::{Code, clamp};
+use super::code::{Code, Round};
+use super::simd::Simd;
 
-/// Elements one task works on, about.
+/// Elements of a piece that holds several blocks, and of a part of a large one.
 pub(super) const PIECE: usize = 16 * 1024;
 
-/// Elements a loop body works on: one vector of 512 bits, two of 256 or four of 128.
-pub(super) const LANES: usize = 16;
+/// Blocks of more elements are cut.
+const LARGE: usize = 8 * PIECE;
 
 /// The number of blocks of `n` elements.
 ///
@@ -29,51 +29,9 @@ pub(super) fn check_len(op: &str, name: &str, got: usize, want: usize) {
     assert!(got == want, "{op}: {name} has {got} elements, expected {want}");
 }
 
-/// Blocks of one task: at least one.
-pub(super) fn per_piece(block: usize) -> usize {
-    (PIECE / block.max(1)).max(1)
-}
-
-/// Elements of one task that may begin and end inside of a block.
-pub(super) fn piece_len(block: usize) -> usize {
-    if block > PIECE { PIECE } else { per_piece(block) * block.max(1) }
-}
-
-/// The parts of a piece that lie in one block each: (block, range within the piece).
-pub(super) struct Segments {
-    start: usize,
-    at: usize,
-    len: usize,
-    block: usize,
-    index: usize,
-    /// First element of the next block, counted from the start of the tensor.
-    next: usize,
-}
-
-impl Segments {
-    /// Of the piece that begins at element `start` of the tensor and has `len` elements.
-    #[inline(always)]
-    pub fn new(start: usize, len: usize, block: usize) -> Self {
-        let index = start / block;
-        Self { start, at: 0, len, block, index, next: (index + 1) * block }
-    }
-}
-
-impl Iterator for Segments {
-    type Item = (usize, Range<usize>);
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.len {
-            return None;
-        }
-        let end = (self.next - self.start).min(self.len);
-        let item = (self.index, self.at..end);
-        self.at = end;
-        self.index += 1;
-        self.next += self.block;
-        Some(item)
-    }
+/// Whole blocks of a piece, or `None` where blocks are cut into parts of [`PIECE`] elements.
+pub(super) fn per_piece(block: usize) -> Option<usize> {
+    (block <= LARGE).then(|| (PIECE / block.max(1)).max(1))
 }
 
 /// What the elements of one block have in common.
@@ -86,28 +44,94 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// A value of the code before it is rounded, and whether it lies within the bounds.
+    /// The same in every lane.
     #[inline(always)]
-    pub fn quotient(&self, x: f32) -> f32 {
-        x / self.scale + self.zero
+    pub fn splat<const AFFINE: bool, S: Simd>(self, simd: S) -> Lanes<AFFINE, S> {
+        Lanes {
+            simd,
+            scale: simd.splat(self.scale),
+            zero: simd.splat(self.zero),
+            lo: simd.splat(self.lo),
+            hi: simd.splat(self.hi),
+        }
+    }
+
+    /// The number of one value of the code.
+    #[inline(always)]
+    pub fn value(self, code: f32) -> f32 {
+        (code - self.zero) * self.scale
+    }
+}
+
+/// A block in registers. Without AFFINE its zero point is 0.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<const AFFINE: bool, S: Simd> {
+    simd: S,
+    scale: S::F,
+    zero: S::F,
+    lo: S::F,
+    hi: S::F,
+}
+
+impl<const AFFINE: bool, S: Simd> Lanes<AFFINE, S> {
+    /// Where x lies between the values of the code: x / s + z.
+    #[inline(always)]
+    pub fn quotient(&self, x: S::F) -> S::F {
+        let quotient = self.simd.div(x, self.scale);
+        if AFFINE { self.simd.add(quotient, self.zero) } else { quotient }
     }
 
     /// Whether a quotient is left as it is by the clamp.
     #[inline(always)]
-    pub fn inside(&self, quotient: f32) -> bool {
-        (self.lo <= quotient) & (quotient <= self.hi)
+    pub fn inside(&self, quotient: S::F) -> S::M {
+        self.simd.inside(quotient, self.lo, self.hi)
     }
 
-    /// A quotient within the bounds.
+    /// The nearest value of the code to a quotient.
     #[inline(always)]
-    pub fn clamp(&self, quotient: f32) -> f32 {
-        clamp(quotient, self.lo, self.hi)
+    pub fn round<R: Round>(&self, quotient: S::F, round: R) -> S::F {
+        round.round(self.simd, self.simd.clamp(quotient, self.lo, self.hi))
     }
 
-    /// The number of a value of the code. Adding 0 makes a zero positive and changes nothing else.
+    /// The numbers of values of the code. Zeros stay +0.0.
     #[inline(always)]
-    pub fn value(&self, code: f32) -> f32 {
-        (code - self.zero) * self.scale + 0.0
+    pub fn value(&self, code: S::F) -> S::F {
+        let steps = if AFFINE { self.simd.sub(code, self.zero) } else { code };
+        self.simd.mul(steps, self.scale)
+    }
+}
+
+/// What a code clamps to.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    code: Code,
+    lo: f32,
+    hi: f32,
+    /// With scales up to this one, no value of the code overflows.
+    safe: f32,
+}
+
+impl Bounds {
+    pub fn new(code: Code) -> Self {
+        let (lo, hi) = (code.min(), code.max());
+        Self { code, lo, hi, safe: f32::MAX / (2.0 * (hi - lo)) }
+    }
+
+    /// A block with these bounds, or narrower ones where its scale is huge.
+    #[inline(always)]
+    pub fn block(&self, scale: f32, zero: f32) -> Block {
+        let (lo, hi) = if scale <= self.safe { (self.lo, self.hi) } else { self.narrow(scale, zero) };
+        Block { scale, zero, lo, hi }
+    }
+
+    /// Bounds within which no value of the code times a huge scale is infinite, so that every reader of the codes
+    /// gets numbers. (Numbers in and out: a struct would make the callers keep theirs in memory.)
+    #[cold]
+    fn narrow(&self, scale: f32, zero: f32) -> (f32, f32) {
+        let block = Block { scale, zero, lo: self.lo, hi: self.hi };
+        let values = (0..=self.code.mask()).map(|code| self.code.decode(code)).filter(|v| v.is_finite());
+        let finite = values.filter(|&v| block.value(v).is_finite());
+        finite.fold((self.hi, self.lo), |(lo, hi), v| (lo.min(v), hi.max(v)))
     }
 }
 
@@ -116,12 +140,9 @@ impl Block {
 pub(super) struct Blocks<'a> {
     pub code: Code,
     pub block: usize,
-    pub scales: &'a [f32],
+    scales: &'a [f32],
     pub zeros: Option<&'a [f32]>,
-    lo: f32,
-    hi: f32,
-    /// With scales up to this one, no value of the code overflows.
-    safe: f32,
+    bounds: Bounds,
 }
 
 impl<'a> Blocks<'a> {
@@ -140,29 +161,46 @@ impl<'a> Blocks<'a> {
         if let Some(zeros) = zeros {
             check_len(op, "zeros", zeros.len(), blocks);
         }
-        let (lo, hi) = (code.min(), code.max());
-        Self { code, block, scales, zeros, lo, hi, safe: f32::MAX / (2.0 * (hi - lo)) }
+        Self { code, block, scales, zeros, bounds: Bounds::new(code) }
     }
 
     /// The block of this number.
     #[inline(always)]
     pub fn get(&self, index: usize) -> Block {
-        let scale = self.scales[index];
         let zero = match self.zeros {
             Some(zeros) => zeros[index],
             None => 0.0,
         };
-        let all = Block { scale, zero, lo: self.lo, hi: self.hi };
-        if scale <= self.safe { all } else { self.finite(all) }
+        self.bounds.block(self.scales[index], zero)
     }
 
-    /// Bounds within which no value of the code times a huge scale is infinite, so that every reader of the codes
-    /// gets numbers.
-    #[cold]
-    fn finite(&self, block: Block) -> Block {
-        let values = (0..=self.code.mask()).map(|code| self.code.decode(code)).filter(|v| v.is_finite());
-        let finite = values.filter(|&v| block.value(v).is_finite());
-        let (lo, hi) = finite.fold((self.hi, self.lo), |(lo, hi), v| (lo.min(v), hi.max(v)));
-        Block { lo, hi, ..block }
+    /// Some of the blocks.
+    fn part(self, from: usize, to: usize) -> Self {
+        Self { scales: &self.scales[from..to], zeros: self.zeros.map(|zeros| &zeros[from..to]), ..self }
+    }
+
+    /// Calls `f` for pieces of `out`, in any order, with their blocks and the position of their first element.
+    ///
+    /// A piece is whole blocks, or a part of one block.
+    pub fn for_each_piece<T: Send>(self, out: &mut [T], f: impl Fn(Blocks<'a>, usize, &mut [T]) + Sync) {
+        let block = self.block;
+        if let Some(per) = per_piece(block) {
+            let each = |(i, out): (usize, &mut [T])| {
+                let first = i * per;
+                f(self.part(first, first + out.len() / block), first * block, out);
+            };
+            match out.len() <= per * block {
+                // Waking other threads takes longer than a piece.
+                true if out.is_empty() => {}
+                true => each((0, out)),
+                false => out.par_chunks_mut(per * block).enumerate().for_each(each),
+            }
+        } else {
+            for (i, out) in out.chunks_mut(block).enumerate() {
+                let blocks = self.part(i, i + 1);
+                let each = |(j, out): (usize, &mut [T])| f(blocks, i * block + j * PIECE, out);
+                out.par_chunks_mut(PIECE).enumerate().for_each(each);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What one quantized value can be.
 
 use super::minifloat::{self, Minifloat};
+use super::simd::{Array, Simd};
 
 /// 1.5·2²³: adding it leaves a rounded integer, two's complement, in the low bits of an `f32`.
 const INTEGER: f32 = 12_582_912.0;
@@ -79,18 +80,19 @@ impl Code {
     ///
     /// A result of zero is +0.0, whatever the sign of x. NaN gives NaN.
     pub fn round(self, x: f32) -> f32 {
-        self.round_signed(clamp(x, self.min(), self.max())) + 0.0
+        self.round_lanes(x)[0]
     }
 
     /// The code of [`Code::round`] of `x`, in the low [`Code::bits`] bits. A zero has code 0, never the one of −0.
     ///
     /// `x` must not be NaN.
     pub fn encode(self, x: f32) -> u8 {
-        let value = self.round(x);
-        match self.family() {
-            Family::Integer(_) => integer_code(value, self.mask()),
-            Family::Float(format) => format.encode(value) as u8,
-        }
+        let value = self.round_lanes(x);
+        let code = match self.family() {
+            Family::Integer(integer) => integer.encode(Array, value),
+            Family::Float(format) => format.encode(Array, value),
+        };
+        code[0] as u8 & self.mask()
     }
 
     /// The value of a code; bits above [`Code::bits`] are ignored.
@@ -121,10 +123,13 @@ impl Code {
         u8::MAX >> (8 - self.bits())
     }
 
-    fn round_signed(self, x: f32) -> f32 {
+    /// The value nearest to `x`, in lanes as the loops have it.
+    fn round_lanes(self, x: f32) -> [f32; Array::LANES] {
+        let [x, lo, hi] = [x, self.min(), self.max()].map(|v| Array.splat(v));
+        let x = Array.clamp(x, lo, hi);
         match self.family() {
-            Family::Integer(integer) => integer.round(x),
-            Family::Float(format) => format.round(x),
+            Family::Integer(integer) => integer.round(Array, x),
+            Family::Float(format) => format.round(Array, x),
         }
     }
 
@@ -157,13 +162,6 @@ fn pow2_int(bits: u8) -> f32 {
     (1u32 << bits) as f32
 }
 
-/// `x` within `lo` and `hi`; NaN stays NaN. Written as the two comparisons that are one instruction each.
-#[inline(always)]
-pub(super) fn clamp(x: f32, lo: f32, hi: f32) -> f32 {
-    let x = if x < lo { lo } else { x };
-    if x > hi { hi } else { x }
-}
-
 /// The two ways of rounding.
 pub(super) enum Family {
     Integer(Integer),
@@ -172,10 +170,10 @@ pub(super) enum Family {
 
 /// Rounding that a loop is compiled for.
 pub(super) trait Round: Copy + Send + Sync {
-    /// The nearest value of the code to a value within its bounds, ties to the even code.
-    fn round(self, x: f32) -> f32;
-    /// The code of a value of the code.
-    fn encode(self, value: f32, mask: u8) -> u8;
+    /// The nearest value of the code to a value within its bounds, ties to the even code. A zero is +0.0.
+    fn round<S: Simd>(self, simd: S, x: S::F) -> S::F;
+    /// The code of a value of the code, in the low bits; integers leave bits above them.
+    fn encode<S: Simd>(self, simd: S, value: S::F) -> S::U;
 }
 
 /// Integers up to 2²².
@@ -184,27 +182,23 @@ pub(super) struct Integer;
 
 impl Round for Integer {
     #[inline(always)]
-    fn round(self, x: f32) -> f32 {
-        (x + INTEGER) - INTEGER
+    fn round<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        let shift = simd.splat(INTEGER);
+        simd.sub(simd.add(x, shift), shift)
     }
     #[inline(always)]
-    fn encode(self, value: f32, mask: u8) -> u8 {
-        integer_code(value, mask)
+    fn encode<S: Simd>(self, simd: S, value: S::F) -> S::U {
+        simd.bits(simd.add(value, simd.splat(INTEGER)))
     }
 }
 
 impl Round for Minifloat {
     #[inline(always)]
-    fn round(self, x: f32) -> f32 {
-        Minifloat::round(self, x)
+    fn round<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        Minifloat::round(self, simd, x)
     }
     #[inline(always)]
-    fn encode(self, value: f32, _: u8) -> u8 {
-        Minifloat::encode(self, value) as u8
+    fn encode<S: Simd>(self, simd: S, value: S::F) -> S::U {
+        Minifloat::encode(self, simd, value)
     }
-}
-
-#[inline(always)]
-fn integer_code(value: f32, mask: u8) -> u8 {
-    (value + INTEGER).to_bits() as u8 & mask
 }

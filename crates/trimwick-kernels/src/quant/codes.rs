@@ -1,11 +1,9 @@
 //! Codes of a tensor and back: what an export stores and what its reader computes.
 
-use rayon::prelude::*;
-
-use super::blocks::{Blocks, LANES, Segments, check_len, piece_len};
+use super::blocks::{Blocks, check_len};
 use super::code::{Family, Round};
 use super::grid::Grid;
-use super::simd::{Level, Loop};
+use super::simd::{Level, Loop, Simd};
 
 /// The code of each element, one to a byte, as [`Code::encode`](super::Code::encode) of x / s + z.
 ///
@@ -21,16 +19,13 @@ pub fn encode(grid: Grid, x: &[f32], block: usize, scales: &[f32], zeros: Option
 }
 
 pub(super) fn encode_at(level: Level, blocks: Blocks<'_>, x: &[f32], codes: &mut [u8]) {
-    let len = piece_len(blocks.block);
-    (codes.par_chunks_mut(len), x.par_chunks(len)).into_par_iter().enumerate().for_each(
-        |(piece, (codes, x))| {
-            let start = piece * len;
-            match blocks.code.family() {
-                Family::Integer(round) => level.run(Encode { blocks, start, x, codes, round }),
-                Family::Float(round) => level.run(Encode { blocks, start, x, codes, round }),
-            }
-        },
-    );
+    blocks.for_each_piece(codes, |blocks, start, codes| {
+        let x = &x[start..start + codes.len()];
+        match blocks.code.family() {
+            Family::Integer(round) => level.run(Encode { blocks, x, codes, round }),
+            Family::Float(round) => level.run(Encode { blocks, x, codes, round }),
+        }
+    });
 }
 
 /// y = (value of the code − z) · s: for codes of [`encode`] the bits of [`fake_quant`](super::fake_quant).
@@ -43,23 +38,20 @@ pub fn decode(grid: Grid, codes: &[u8], block: usize, scales: &[f32], zeros: Opt
     let blocks = Blocks::new("decode", grid.code, codes.len(), block, scales, zeros);
     check_len("decode", "y", y.len(), codes.len());
     let values: [f32; 256] = std::array::from_fn(|code| grid.code.decode(code as u8));
-    let len = piece_len(block);
-    (y.par_chunks_mut(len), codes.par_chunks(len)).into_par_iter().enumerate().for_each(
-        |(piece, (y, codes))| {
-            for (index, range) in Segments::new(piece * len, codes.len(), block) {
-                let block = blocks.get(index);
-                for (y, &code) in y[range.clone()].iter_mut().zip(&codes[range]) {
-                    *y = block.value(values[usize::from(code)]);
-                }
+    blocks.for_each_piece(y, |blocks, start, y| {
+        let codes = &codes[start..start + y.len()];
+        for (index, (y, codes)) in y.chunks_mut(block).zip(codes.chunks(block)).enumerate() {
+            let block = blocks.get(index);
+            for (y, &code) in y.iter_mut().zip(codes) {
+                *y = block.value(values[usize::from(code)]);
             }
-        },
-    );
+        }
+    });
 }
 
 /// A piece to encode.
 struct Encode<'a, R> {
     blocks: Blocks<'a>,
-    start: usize,
     x: &'a [f32],
     codes: &'a mut [u8],
     round: R,
@@ -69,19 +61,21 @@ impl<R: Round> Loop for Encode<'_, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        let (round, mask) = (self.round, self.blocks.code.mask());
-        for (index, range) in Segments::new(self.start, self.x.len(), self.blocks.block) {
-            let block = self.blocks.get(index);
-            let (xs, x_rest) = self.x[range.clone()].as_chunks::<LANES>();
-            let (codes, codes_rest) = self.codes[range].as_chunks_mut::<LANES>();
-            for (x, codes) in xs.iter().zip(codes) {
-                for (&x, code) in x.iter().zip(codes) {
-                    *code = round.encode(round.round(block.clamp(block.quotient(x))), mask);
-                }
+    fn run<S: Simd>(self, simd: S) {
+        let (blocks, round) = (self.blocks, self.round);
+        let mask = simd.splat_bits(u32::from(blocks.code.mask()));
+        let pieces = self.x.chunks(blocks.block).zip(self.codes.chunks_mut(blocks.block));
+        for (index, (x, codes)) in pieces.enumerate() {
+            let block = blocks.get(index).splat::<true, S>(simd);
+            let (xs, mut codes) = (x.chunks_exact(S::LANES), codes.chunks_exact_mut(S::LANES));
+            let x = xs.remainder();
+            for (codes, x) in codes.by_ref().zip(xs) {
+                let value = block.round(block.quotient(simd.load(x)), round);
+                simd.store_bytes(simd.and(round.encode(simd, value), mask), codes);
             }
-            for (&x, code) in x_rest.iter().zip(codes_rest) {
-                *code = round.encode(round.round(block.clamp(block.quotient(x))), mask);
+            if !x.is_empty() {
+                let value = block.round(block.quotient(simd.load_part(x)), round);
+                simd.store_bytes_part(simd.and(round.encode(simd, value), mask), codes.into_remainder());
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::blocks::{Block, Blocks, LANES, PIECE, Segments, check_len, count, per_piece, piece_len};
+use super::blocks::{Blocks, Bounds, Lanes, check_len, count, per_piece};
 use super::code::{Code, Family, Round};
 use super::grid::{Grid, ScaleFormat};
-use super::range::{extent, finite, first_non_finite, magnitude, unkey};
+use super::range::{extent, first_non_finite, magnitude};
+use super::scaler::{Scaler, fill, fill_affine};
 use super::scales::scales_at;
-use super::simd::{Level, Loop};
+use super::simd::{Level, Loop, Simd};
 use crate::error::Result;
 
 /// y = (round(clamp(x / s + z)) − z) · s for each block of `block` consecutive elements.
@@ -29,12 +30,18 @@ pub fn fake_quant(grid: Grid, x: &[f32], block: usize, scales: &[f32], zeros: Op
 }
 
 pub(super) fn static_at(level: Level, blocks: Blocks<'_>, x: &[f32], y: &mut [f32]) {
-    let len = piece_len(blocks.block);
-    (y.par_chunks_mut(len), x.par_chunks(len)).into_par_iter().enumerate().for_each(|(piece, (y, x))| {
-        let start = piece * len;
+    match blocks.zeros {
+        Some(_) => static_pieces::<true>(level, blocks, x, y),
+        None => static_pieces::<false>(level, blocks, x, y),
+    }
+}
+
+fn static_pieces<const AFFINE: bool>(level: Level, blocks: Blocks<'_>, x: &[f32], y: &mut [f32]) {
+    blocks.for_each_piece(y, |blocks, start, y| {
+        let x = &x[start..start + y.len()];
         match blocks.code.family() {
-            Family::Integer(round) => level.run(Static { blocks, start, x, y, round }),
-            Family::Float(round) => level.run(Static { blocks, start, x, y, round }),
+            Family::Integer(round) => level.run(Static::<AFFINE, _> { blocks, x, y, round }),
+            Family::Float(round) => level.run(Static::<AFFINE, _> { blocks, x, y, round }),
         }
     });
 }
@@ -73,7 +80,8 @@ pub(super) fn dynamic_at(
     }
     let asymmetric = matches!(grid.code, Code::Uint { .. });
     let needs_global = grid.scale == ScaleFormat::E4M3 && global.is_none() && !asymmetric;
-    if block > PIECE || needs_global {
+    let whole = if needs_global { None } else { per_piece(block) };
+    let Some(per) = whole else {
         // Scales cannot be known before more than a piece was read.
         let mut scales = vec![0.0; x.len() / block];
         let mut zeros = asymmetric.then(|| scales.clone());
@@ -81,110 +89,179 @@ pub(super) fn dynamic_at(
         let blocks = Blocks::new("fake_quant_dynamic", grid.code, x.len(), block, &scales, zeros.as_deref());
         static_at(level, blocks, x, y);
         return Ok(());
-    }
-    let global = global.unwrap_or(1.0);
-    let len = per_piece(block) * block;
-    let run = |(y, x): (&mut [f32], &[f32])| match grid.code.family() {
-        Family::Integer(round) => level.run(Dynamic { grid, block, global, x, y, round }),
-        Family::Float(round) => level.run(Dynamic { grid, block, global, x, y, round }),
     };
-    let finite =
-        (y.par_chunks_mut(len), x.par_chunks(len)).into_par_iter().map(run).reduce(|| true, |a, b| a & b);
+    let scaler = grid.scaler(if asymmetric { 1.0 } else { global.unwrap_or(1.0) });
+    let bounds = Bounds::new(grid.code);
+    let len = per * block;
+    let run = |(y, x): (&mut [f32], &[f32])| match grid.code.family() {
+        Family::Integer(round) if asymmetric => {
+            level.run(Dynamic { block, bounds, x, y, rule: Affine(scaler), round })
+        }
+        Family::Integer(round) => level.run(Dynamic { block, bounds, x, y, rule: Symmetric(scaler), round }),
+        Family::Float(round) => level.run(Dynamic { block, bounds, x, y, rule: Symmetric(scaler), round }),
+    };
+    let finite = if x.len() <= len {
+        run((y, x))
+    } else {
+        (y.par_chunks_mut(len), x.par_chunks(len)).into_par_iter().map(run).reduce(|| true, |a, b| a & b)
+    };
     if finite { Ok(()) } else { Err(first_non_finite(x, 0)) }
 }
 
 /// A piece with given scales.
-struct Static<'a, R> {
+struct Static<'a, const AFFINE: bool, R> {
     blocks: Blocks<'a>,
-    start: usize,
     x: &'a [f32],
     y: &'a mut [f32],
     round: R,
 }
 
-impl<R: Round> Loop for Static<'_, R> {
+impl<const AFFINE: bool, R: Round> Loop for Static<'_, AFFINE, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        for (index, range) in Segments::new(self.start, self.x.len(), self.blocks.block) {
-            line(&self.x[range.clone()], &mut self.y[range], self.blocks.get(index), self.round);
+    fn run<S: Simd>(self, simd: S) {
+        // Blocks whose length the compiler knows need no loop of their own.
+        match self.blocks.block {
+            16 => self.blocks_of::<16, S>(simd),
+            32 => self.blocks_of::<32, S>(simd),
+            _ => self.blocks_of::<0, S>(simd),
         }
     }
 }
 
-/// A piece of whole blocks whose scales follow from their ranges. Whether all of it was finite.
-struct Dynamic<'a, R> {
-    grid: Grid,
+impl<const AFFINE: bool, R: Round> Static<'_, AFFINE, R> {
+    /// Blocks of B elements, or of any number where B is 0.
+    #[inline(always)]
+    fn blocks_of<const B: usize, S: Simd>(self, simd: S) {
+        // A piece of a large block is shorter than it.
+        let len = if B > 0 { B } else { self.blocks.block.min(self.x.len()) };
+        for (index, (x, y)) in self.x.chunks_exact(len).zip(self.y.chunks_exact_mut(len)).enumerate() {
+            line(simd, x, y, self.blocks.get(index).splat::<AFFINE, S>(simd), self.round);
+        }
+    }
+}
+
+/// Blocks whose scales are worked out together.
+const BATCH: usize = 64;
+/// Elements of such blocks, about: few enough that they are still in the first-level cache when they are rounded.
+const BATCH_LEN: usize = 2048;
+
+/// How the scales and the zero points of blocks follow from their elements.
+trait Rule: Copy + Sync {
+    /// Whether there are zero points.
+    const AFFINE: bool;
+    /// Writes both for each block of `x`. Whether all elements were finite.
+    fn scales<S: Simd>(self, simd: S, x: &[f32], block: usize, scales: &mut [f32], zeros: &mut [f32])
+    -> bool;
+}
+
+#[derive(Clone, Copy)]
+struct Symmetric(Scaler);
+
+impl Rule for Symmetric {
+    const AFFINE: bool = false;
+
+    #[inline(always)]
+    fn scales<S: Simd>(self, simd: S, x: &[f32], block: usize, scales: &mut [f32], _: &mut [f32]) -> bool {
+        let mut finite = true;
+        for (amax, x) in scales.iter_mut().zip(x.chunks_exact(block)) {
+            *amax = magnitude(simd, x);
+            finite &= *amax <= f32::MAX;
+        }
+        fill(simd, &self.0, scales);
+        finite
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Affine(Scaler);
+
+impl Rule for Affine {
+    const AFFINE: bool = true;
+
+    #[inline(always)]
+    fn scales<S: Simd>(
+        self,
+        simd: S,
+        x: &[f32],
+        block: usize,
+        scales: &mut [f32],
+        zeros: &mut [f32],
+    ) -> bool {
+        let mut finite = true;
+        for ((lo, hi), x) in scales.iter_mut().zip(zeros.iter_mut()).zip(x.chunks_exact(block)) {
+            (*lo, *hi) = extent(simd, x);
+            finite &= *hi <= f32::MAX;
+        }
+        fill_affine(simd, &self.0, scales, zeros);
+        finite
+    }
+}
+
+/// A piece of whole blocks whose scales follow from them. Whether all of it was finite.
+struct Dynamic<'a, A, R> {
     block: usize,
-    global: f32,
+    bounds: Bounds,
     x: &'a [f32],
     y: &'a mut [f32],
+    rule: A,
     round: R,
 }
 
-/// Blocks whose scales are kept on the stack between the two passes, and about the elements they have.
-const BATCH: usize = 64;
-const BATCH_LEN: usize = 2048;
-
-impl<R: Round> Loop for Dynamic<'_, R> {
+impl<A: Rule, R: Round> Loop for Dynamic<'_, A, R> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self) -> bool {
-        let asymmetric = matches!(self.grid.code, Code::Uint { .. });
+    fn run<S: Simd>(self, simd: S) -> bool {
+        match self.block {
+            16 => self.blocks_of::<16, S>(simd),
+            32 => self.blocks_of::<32, S>(simd),
+            _ => self.blocks_of::<0, S>(simd),
+        }
+    }
+}
+
+impl<A: Rule, R: Round> Dynamic<'_, A, R> {
+    /// Blocks of B elements, or of any number where B is 0.
+    #[inline(always)]
+    fn blocks_of<const B: usize, S: Simd>(self, simd: S) -> bool {
+        let block = if B > 0 { B } else { self.block };
+        let batch = (BATCH_LEN / block).clamp(1, BATCH) * block;
         let (mut scales, mut zeros) = ([0.0; BATCH], [0.0; BATCH]);
-        let batch = (BATCH_LEN / self.block).clamp(1, BATCH);
-        let mut all_finite = true;
-        for (x, y) in self.x.chunks(batch * self.block).zip(self.y.chunks_mut(batch * self.block)) {
-            let n = x.len() / self.block;
-            for (i, x) in x.chunks_exact(self.block).enumerate() {
-                if asymmetric {
-                    let (lo, hi) = extent(x);
-                    let (lo, hi) = (unkey(lo), unkey(hi));
-                    all_finite &= lo.is_finite() & hi.is_finite();
-                    (scales[i], zeros[i]) = self.grid.affine(lo, hi);
-                } else {
-                    let amax = magnitude(x);
-                    all_finite &= finite(amax);
-                    scales[i] = self.grid.scale(f32::from_bits(amax), self.global);
+        let mut finite = true;
+        for (x, y) in self.x.chunks(batch).zip(self.y.chunks_mut(batch)) {
+            let (scales, zeros) = (&mut scales[..x.len() / block], &mut zeros[..x.len() / block]);
+            finite &= self.rule.scales(simd, x, block, scales, zeros);
+            let blocks = x.chunks_exact(block).zip(y.chunks_exact_mut(block));
+            for ((x, y), (&mut scale, &mut zero)) in blocks.zip(scales.iter_mut().zip(zeros)) {
+                let block = self.bounds.block(scale, zero);
+                match A::AFFINE {
+                    true => line(simd, x, y, block.splat::<true, S>(simd), self.round),
+                    false => line(simd, x, y, block.splat::<false, S>(simd), self.round),
                 }
             }
-            let blocks = Blocks::new(
-                "fake_quant_dynamic",
-                self.grid.code,
-                x.len(),
-                self.block,
-                &scales[..n],
-                asymmetric.then_some(&zeros[..n]),
-            );
-            for (i, (x, y)) in x.chunks_exact(self.block).zip(y.chunks_exact_mut(self.block)).enumerate() {
-                line(x, y, blocks.get(i), self.round);
-            }
         }
-        all_finite
+        finite
     }
 }
 
 /// Elements of one block.
 #[inline(always)]
-fn line<R: Round>(x: &[f32], y: &mut [f32], block: Block, round: R) {
-    let (xs, x_rest) = x.as_chunks::<LANES>();
-    let (ys, y_rest) = y.as_chunks_mut::<LANES>();
-    for (x, y) in xs.iter().zip(ys) {
-        lanes(x, y, block, round);
+fn line<const AFFINE: bool, S: Simd, R: Round>(
+    simd: S,
+    x: &[f32],
+    y: &mut [f32],
+    block: Lanes<AFFINE, S>,
+    round: R,
+) {
+    let (xs, mut ys) = (x.chunks_exact(S::LANES), y.chunks_exact_mut(S::LANES));
+    let x = xs.remainder();
+    for (y, x) in ys.by_ref().zip(xs) {
+        simd.store(block.value(block.round(block.quotient(simd.load(x)), round)), y);
     }
-    if !x_rest.is_empty() {
-        let (mut from, mut to) = ([0.0; LANES], [0.0; LANES]);
-        from[..x_rest.len()].copy_from_slice(x_rest);
-        lanes(&from, &mut to, block, round);
-        y_rest.copy_from_slice(&to[..y_rest.len()]);
-    }
-}
-
-#[inline(always)]
-fn lanes<R: Round>(x: &[f32; LANES], y: &mut [f32; LANES], block: Block, round: R) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = block.value(round.round(block.clamp(block.quotient(x))));
+    if !x.is_empty() {
+        let value = block.value(block.round(block.quotient(simd.load_part(x)), round));
+        simd.store_part(value, ys.into_remainder());
     }
 }

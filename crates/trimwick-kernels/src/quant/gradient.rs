@@ -1,11 +1,11 @@
 //! Gradients through a quantizer: straight through its rounding, cut where it clips, and with respect to its scale.
 
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::blocks::{Block, Blocks, LANES, PIECE, Segments, check_len, per_piece, piece_len};
+use super::blocks::{Blocks, Lanes, PIECE, check_len, per_piece};
 use super::code::{Family, Round};
 use super::grid::Grid;
-use super::simd::{Level, Loop};
+use super::simd::{Level, Loop, Simd};
 
 /// The clipped straight-through gradient of [`fake_quant`](super::fake_quant): dx = g where min ≤ x / s + z ≤ max,
 /// +0.0 elsewhere.
@@ -32,17 +32,17 @@ pub fn fake_quant_backward(
 }
 
 pub(super) fn clipped_at(level: Level, blocks: Blocks<'_>, x: &[f32], g: &[f32], dx: &mut [f32]) {
-    let len = piece_len(blocks.block);
-    (dx.par_chunks_mut(len), x.par_chunks(len), g.par_chunks(len))
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(piece, (dx, x, g))| level.run(Clipped { blocks, start: piece * len, x, g, dx }));
+    blocks.for_each_piece(dx, |blocks, start, dx| {
+        let range = start..start + dx.len();
+        level.run(Clipped { blocks, x: &x[range.clone()], g: &g[range], dx });
+    });
 }
 
 /// The gradients of a quantizer with a learned scale (LSQ, arXiv 1902.08153).
 ///
 /// dx as [`fake_quant_backward`]; with v = x / s, dscales = Σ g·(round(v) − v) over the elements inside plus g·min or
-/// g·max for those outside, times 1 / √(block · max). Sums are in f64.
+/// g·max for those outside, times 1 / √(block · max). Sums of 512 elements are in `f32`, over 16 lanes, and the sums of
+/// these in `f64`.
 ///
 /// # Panics
 /// When `block` does not divide the elements, g or dx has another length, or scales or dscales do not have one
@@ -77,42 +77,28 @@ pub(super) fn lsq_at(
     }
     let block = blocks.block;
     let factor = 1.0 / (block as f64 * f64::from(blocks.code.max())).sqrt();
-    let part = |index: usize, x: &[f32], g: &[f32], dx: &mut [f32]| {
-        let block = blocks.get(index);
+    // A sum for each block of a piece, or for the part of a block that a piece is.
+    let parts = if per_piece(block).is_some() { 1 } else { block.div_ceil(PIECE) };
+    let sums: Vec<AtomicU64> =
+        std::iter::repeat_with(AtomicU64::default).take(dscales.len() * parts).collect();
+    blocks.for_each_piece(dx, |blocks, start, dx| {
+        let range = start..start + dx.len();
+        let (x, g) = (&x[range.clone()], &g[range]);
+        let sums = &sums[start / block * parts + start % block / PIECE..];
         match blocks.code.family() {
-            Family::Integer(round) => level.run(Learned { block, x, g, dx, round }),
-            Family::Float(round) => level.run(Learned { block, x, g, dx, round }),
+            Family::Integer(round) => level.run(Learned { blocks, x, g, dx, sums, round }),
+            Family::Float(round) => level.run(Learned { blocks, x, g, dx, sums, round }),
         }
-    };
-    if block > PIECE {
-        for (index, ds) in dscales.iter_mut().enumerate() {
-            let range = index * block..(index + 1) * block;
-            let (x, g, dx) = (&x[range.clone()], &g[range.clone()], &mut dx[range]);
-            let parts: Vec<f64> = (dx.par_chunks_mut(PIECE), x.par_chunks(PIECE), g.par_chunks(PIECE))
-                .into_par_iter()
-                .map(|(dx, x, g)| part(index, x, g, dx))
-                .collect();
-            *ds = (parts.iter().sum::<f64>() * factor) as f32;
-        }
-        return;
+    });
+    for (ds, sums) in dscales.iter_mut().zip(sums.chunks_exact(parts)) {
+        let sum: f64 = sums.iter().map(|sum| f64::from_bits(sum.load(Relaxed))).sum();
+        *ds = (sum * factor) as f32;
     }
-    let per = per_piece(block);
-    let len = per * block;
-    (dscales.par_chunks_mut(per), dx.par_chunks_mut(len), x.par_chunks(len), g.par_chunks(len))
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(piece, (ds, dx, x, g))| {
-            let pieces = dx.chunks_exact_mut(block).zip(x.chunks_exact(block)).zip(g.chunks_exact(block));
-            for (i, (ds, ((dx, x), g))) in ds.iter_mut().zip(pieces).enumerate() {
-                *ds = (part(piece * per + i, x, g, dx) * factor) as f32;
-            }
-        });
 }
 
 /// A piece whose gradient is cut where it clips.
 struct Clipped<'a> {
     blocks: Blocks<'a>,
-    start: usize,
     x: &'a [f32],
     g: &'a [f32],
     dx: &'a mut [f32],
@@ -122,68 +108,117 @@ impl Loop for Clipped<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        for (index, range) in Segments::new(self.start, self.x.len(), self.blocks.block) {
-            let block = self.blocks.get(index);
-            let (x, g, dx) = (&self.x[range.clone()], &self.g[range.clone()], &mut self.dx[range]);
-            let ((xs, x_rest), (gs, g_rest)) = (x.as_chunks::<LANES>(), g.as_chunks::<LANES>());
-            let (dxs, dx_rest) = dx.as_chunks_mut::<LANES>();
-            for ((x, g), dx) in xs.iter().zip(gs).zip(dxs) {
-                for ((&x, &g), dx) in x.iter().zip(g).zip(dx) {
-                    *dx = keep(g, block.inside(block.quotient(x)));
-                }
+    fn run<S: Simd>(self, simd: S) {
+        let (none, len) = (simd.splat(0.0), self.blocks.block);
+        let pieces = self.dx.chunks_mut(len).zip(self.x.chunks(len)).zip(self.g.chunks(len));
+        for (index, ((dx, x), g)) in pieces.enumerate() {
+            let block = self.blocks.get(index).splat::<true, S>(simd);
+            let (xs, gs) = (x.chunks_exact(S::LANES), g.chunks_exact(S::LANES));
+            let (x, g) = (xs.remainder(), gs.remainder());
+            let mut dxs = dx.chunks_exact_mut(S::LANES);
+            for ((dx, x), g) in dxs.by_ref().zip(xs).zip(gs) {
+                let inside = block.inside(block.quotient(simd.load(x)));
+                simd.store(simd.select(inside, simd.load(g), none), dx);
             }
-            for ((&x, &g), dx) in x_rest.iter().zip(g_rest).zip(dx_rest) {
-                *dx = keep(g, block.inside(block.quotient(x)));
+            if !x.is_empty() {
+                let inside = block.inside(block.quotient(simd.load_part(x)));
+                simd.store_part(simd.select(inside, simd.load_part(g), none), dxs.into_remainder());
             }
         }
     }
 }
 
-/// A block, or a part of one, with a learned scale. The sum of dy/ds · g.
+/// Elements whose terms are summed in `f32`; sums of these are added in `f64`.
+const TERMS: usize = 512;
+/// Lanes of a sum: fixed, so that it does not depend on the width of registers.
+const SUMS: usize = 16;
+
+/// A piece with learned scales. Writes the sum of g · dy/ds for each block in it, as bits.
 struct Learned<'a, R> {
-    block: Block,
+    blocks: Blocks<'a>,
     x: &'a [f32],
     g: &'a [f32],
     dx: &'a mut [f32],
+    sums: &'a [AtomicU64],
     round: R,
 }
 
 impl<R: Round> Loop for Learned<'_, R> {
-    type Output = f64;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> f64 {
-        let (block, round) = (self.block, self.round);
-        let mut sums = [0.0f64; LANES];
-        let ((xs, x_rest), (gs, g_rest)) = (self.x.as_chunks::<LANES>(), self.g.as_chunks::<LANES>());
-        let (dxs, dx_rest) = self.dx.as_chunks_mut::<LANES>();
-        for ((x, g), dx) in xs.iter().zip(gs).zip(dxs) {
-            for (((&x, &g), dx), sum) in x.iter().zip(g).zip(dx).zip(&mut sums) {
-                let slope = learned(x, g, dx, block, round);
-                *sum += f64::from(g) * f64::from(slope);
+    fn run<S: Simd>(self, simd: S) {
+        let len = self.blocks.block;
+        let pieces = self.dx.chunks_mut(len).zip(self.x.chunks(len)).zip(self.g.chunks(len));
+        for (index, ((dx, x), g)) in pieces.enumerate() {
+            let block = self.blocks.get(index).splat::<false, S>(simd);
+            let mut sum = 0.0;
+            for ((dx, x), g) in dx.chunks_mut(TERMS).zip(x.chunks(TERMS)).zip(g.chunks(TERMS)) {
+                sum += learn(simd, block, x, g, dx, self.round);
             }
+            self.sums[index].store(sum.to_bits(), Relaxed);
         }
-        for (((&x, &g), dx), sum) in x_rest.iter().zip(g_rest).zip(dx_rest).zip(&mut sums) {
-            let slope = learned(x, g, dx, block, round);
-            *sum += f64::from(g) * f64::from(slope);
-        }
-        sums.iter().sum()
     }
 }
 
-/// Writes the gradient of an element and returns dy/ds.
+/// Some elements of one block. The sum of g · dy/ds.
 #[inline(always)]
-fn learned<R: Round>(x: f32, g: f32, dx: &mut f32, block: Block, round: R) -> f32 {
-    let quotient = block.quotient(x);
-    let inside = block.inside(quotient);
-    *dx = keep(g, inside);
-    let rounded = round.round(block.clamp(quotient));
-    rounded - keep(quotient, inside)
+fn learn<S: Simd, R: Round>(
+    simd: S,
+    block: Lanes<false, S>,
+    x: &[f32],
+    g: &[f32],
+    dx: &mut [f32],
+    round: R,
+) -> f64 {
+    // SUMS sums in as many registers as that takes.
+    let mut sums = [simd.splat(0.0); SUMS];
+    let ((xs, x), (gs, g)) = (x.as_chunks::<SUMS>(), g.as_chunks::<SUMS>());
+    let (dxs, dx) = dx.as_chunks_mut::<SUMS>();
+    for ((dx, x), g) in dxs.iter_mut().zip(xs).zip(gs) {
+        learn_few(simd, block, x, g, dx, &mut sums, round);
+    }
+    if !x.is_empty() {
+        // An element that is not there has no gradient and adds nothing.
+        let (mut last_x, mut last_g, mut last_dx) = ([0.0; SUMS], [0.0; SUMS], [0.0; SUMS]);
+        last_x[..x.len()].copy_from_slice(x);
+        last_g[..g.len()].copy_from_slice(g);
+        learn_few(simd, block, &last_x, &last_g, &mut last_dx, &mut sums, round);
+        dx.copy_from_slice(&last_dx[..dx.len()]);
+    }
+    let mut terms = [0.0; SUMS];
+    for (terms, &sums) in terms.chunks_exact_mut(S::LANES).zip(&sums) {
+        simd.store(sums, terms);
+    }
+    // As a tree: one after the other they would wait for each other.
+    let mut terms = terms.map(f64::from);
+    let mut half = SUMS / 2;
+    while half > 0 {
+        for i in 0..half {
+            terms[i] += terms[i + half];
+        }
+        half /= 2;
+    }
+    terms[0]
 }
 
-/// The value, or +0.0, without a branch.
 #[inline(always)]
-fn keep(x: f32, inside: bool) -> f32 {
-    f32::from_bits(x.to_bits() & u32::from(inside).wrapping_neg())
+fn learn_few<S: Simd, R: Round>(
+    simd: S,
+    block: Lanes<false, S>,
+    x: &[f32; SUMS],
+    g: &[f32; SUMS],
+    dx: &mut [f32; SUMS],
+    sums: &mut [S::F; SUMS],
+    round: R,
+) {
+    let none = simd.splat(0.0);
+    let registers = x.chunks_exact(S::LANES).zip(g.chunks_exact(S::LANES)).zip(dx.chunks_exact_mut(S::LANES));
+    for (((x, g), dx), sum) in registers.zip(sums) {
+        let (quotient, g) = (block.quotient(simd.load(x)), simd.load(g));
+        let inside = block.inside(quotient);
+        let slope = simd.sub(block.round(quotient, round), simd.select(inside, quotient, none));
+        *sum = simd.add(*sum, simd.mul(g, slope));
+        simd.store(simd.select(inside, g, none), dx);
+    }
 }

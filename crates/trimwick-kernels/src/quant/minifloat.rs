@@ -5,6 +5,8 @@
 //! 2²³·q rounds to such a multiple, half to even, in the adder itself; and as consecutive codes are consecutive
 //! multiples, an even multiple is an even code. No table, no branch: the loop over values vectorizes.
 
+use super::simd::Simd;
+
 /// Bits of an `f32` that hold its exponent.
 const EXPONENT: u32 = 0x7f80_0000;
 /// The bit of an `f32` that holds its sign.
@@ -93,37 +95,39 @@ impl Minifloat {
         if sign == 1 { -magnitude } else { magnitude }
     }
 
-    /// The nearest number to `x`, ties to the even code, for |x| ≤ max. NaN gives NaN, and a zero has the sign of x.
+    /// The nearest number to `x`, ties to the even code, for |x| ≤ max. A zero is +0.0, and NaN gives NaN.
     #[inline(always)]
-    pub fn round(self, x: f32) -> f32 {
-        let smallest_exponent = ((self.emin + 127) as u32) << MANTISSA;
-        let sign = x.to_bits() & SIGN;
-        let magnitude = f32::from_bits(x.to_bits() & !SIGN);
-        let exponent = (x.to_bits() & EXPONENT).max(smallest_exponent);
-        let shift = f32::from_bits(exponent.wrapping_add((MANTISSA - self.mantissa) << MANTISSA));
-        let rounded = (magnitude + shift) - shift;
-        f32::from_bits(rounded.to_bits() | sign)
+    pub fn round<S: Simd>(self, simd: S, x: S::F) -> S::F {
+        let bits = simd.bits(x);
+        let smallest = simd.splat_bits(((self.emin + 127) as u32) << MANTISSA);
+        let exponent = simd.max_bits(simd.and(bits, simd.splat_bits(EXPONENT)), smallest);
+        let shift = simd.add_bits(exponent, simd.splat_bits((MANTISSA - self.mantissa) << MANTISSA));
+        // With the sign of x, so that one addition rounds numbers of both signs.
+        let shift = simd.float(simd.or(shift, simd.and(bits, simd.splat_bits(SIGN))));
+        simd.sub(simd.add(x, shift), shift)
     }
 
-    /// The code of a number of this format. A zero of either sign is code 0.
+    /// The code of a number of this format, of which a zero is +0.0.
     #[inline(always)]
-    pub fn encode(self, x: f32) -> u32 {
+    pub fn encode<S: Simd>(self, simd: S, x: S::F) -> S::U {
+        let sign = simd.shr(simd.and(simd.bits(x), simd.splat_bits(SIGN)), 32 - self.bits);
         // Adding the smallest normal number to a subnormal one makes its mantissa that of a normal number.
-        let least = pow2(self.emin);
-        let magnitude = f32::from_bits(x.to_bits() & !SIGN);
-        let subnormal = magnitude < least;
-        let normal = if subnormal { magnitude + least } else { magnitude };
-        let first = (self.emin + 126 + i32::from(subnormal)) as u32;
-        let code = (normal.to_bits() >> (MANTISSA - self.mantissa)).wrapping_sub(first << self.mantissa);
-        let sign = if magnitude == 0.0 { 0 } else { x.to_bits() >> 31 };
-        code | sign << (self.bits - 1)
+        let (magnitude, least) = (simd.abs(x), simd.splat(pow2(self.emin)));
+        let subnormal = simd.less(magnitude, least);
+        let normal = simd.add(magnitude, simd.select(subnormal, least, simd.splat(0.0)));
+        let code = simd.shr(simd.bits(normal), MANTISSA - self.mantissa);
+        // The exponent of the smallest normal number is code 1, and 0 is that of what was added to.
+        let first = simd.splat(pow2(self.emin - 1));
+        let first = simd.shr(simd.bits(simd.select(subnormal, least, first)), MANTISSA - self.mantissa);
+        simd.or(simd.sub_bits(code, first), sign)
     }
 }
 
-/// The nearest bfloat16 to a positive finite number, ties to even, as an `f32`; infinity beyond the largest.
+/// The nearest bfloat16 to positive finite numbers, ties to even; infinity beyond the largest.
 #[inline(always)]
-pub(crate) fn round_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let even = bits >> 16 & 1;
-    f32::from_bits(bits.wrapping_add(0x7fff + even) & 0xffff_0000)
+pub(crate) fn round_bf16<S: Simd>(simd: S, x: S::F) -> S::F {
+    let bits = simd.bits(x);
+    let even = simd.and(simd.shr(bits, 16), simd.splat_bits(1));
+    let half = simd.add_bits(even, simd.splat_bits(0x7fff));
+    simd.float(simd.and(simd.add_bits(bits, half), simd.splat_bits(0xffff_0000)))
 }

@@ -20,6 +20,7 @@ mod grid;
 mod minifloat;
 mod pack;
 mod range;
+mod scaler;
 mod scales;
 mod simd;
 

@@ -1,13 +1,12 @@
 //! The range of each block, and the error for what has none.
 //!
-//! Magnitudes are compared as integers: the bits of floats without their sign are ordered as the floats are, with
-//! infinities and NaN at the top. One integer maximum is the largest magnitude and the proof that all are finite, in
-//! any order of evaluation.
+//! Finiteness is decided on the bits of magnitudes as integers, where infinities and NaN come after all numbers: one
+//! integer maximum tells whether a block has any, in any order of evaluation.
 
 use rayon::prelude::*;
 
-use super::blocks::{LANES, PIECE, check_len, count, per_piece};
-use super::simd::{Level, Loop};
+use super::blocks::{PIECE, check_len, count, per_piece};
+use super::simd::{Level, Loop, Simd};
 use crate::error::{Error, Result};
 
 /// Bits of +∞: no finite magnitude has as large bits.
@@ -26,11 +25,12 @@ pub fn block_amax(x: &[f32], block: usize, amax: &mut [f32]) -> Result<()> {
 }
 
 pub(super) fn amax_at(level: Level, x: &[f32], block: usize, amax: &mut [f32]) -> Result<()> {
-    per_block(x, block, amax, |x| level.run(Magnitude(x)), u32::max, |_, bits| f32::from_bits(bits));
-    refuse_non_finite(x, block, |i| !amax[i].is_finite(), amax.len())
+    let find = |x: &[f32], out: &mut [f32]| level.run(Magnitudes { x, out });
+    per_block(x, block, amax, find, f32::max);
+    refuse_non_finite(x, block, amax, |amax| amax.is_finite())
 }
 
-/// The smallest and the largest value of each block of `block` consecutive elements. −0.0 is below +0.0.
+/// The smallest and the largest value of each block of `block` consecutive elements. A zero is +0.0.
 ///
 /// # Errors
 /// [`Error::NonFinite`] with the first NaN or infinity; `min` and `max` are then unspecified.
@@ -52,44 +52,48 @@ pub(super) fn range_at(
     max: &mut [f32],
 ) -> Result<()> {
     let mut ranges = vec![(0.0, 0.0); min.len()];
-    let wider = |a: (i32, i32), b: (i32, i32)| (a.0.min(b.0), a.1.max(b.1));
-    per_block(x, block, &mut ranges, |x| level.run(Extent(x)), wider, |_, (lo, hi)| (unkey(lo), unkey(hi)));
+    let wider = |a: Extent, b: Extent| (a.0.min(b.0), a.1.max(b.1));
+    let find = |x: &[f32], out: &mut [Extent]| level.run(Extents { x, out });
+    per_block(x, block, &mut ranges, find, wider);
     for ((min, max), range) in min.iter_mut().zip(max.iter_mut()).zip(&ranges) {
         (*min, *max) = *range;
     }
-    refuse_non_finite(x, block, |i| !(ranges[i].0.is_finite() && ranges[i].1.is_finite()), ranges.len())
+    refuse_non_finite(x, block, &ranges, |(min, max)| min.is_finite() && max.is_finite())
 }
 
-/// Writes `finish` of what `reduce` finds in each block; parts of a large block are joined in any order.
-fn per_block<T: Send, R: Send>(
+/// Writes what `find` finds in each block; what it finds in parts of a large block is joined, in any order.
+fn per_block<T: Copy + Default + Send>(
     x: &[f32],
     block: usize,
     out: &mut [T],
-    reduce: impl Fn(&[f32]) -> R + Sync,
-    join: impl Fn(R, R) -> R + Sync,
-    finish: impl Fn(usize, R) -> T + Sync,
+    find: impl Fn(&[f32], &mut [T]) + Sync,
+    join: impl Fn(T, T) -> T + Sync,
 ) {
     if x.is_empty() {
         return;
     }
-    if block > PIECE {
-        for (i, (out, x)) in out.iter_mut().zip(x.chunks_exact(block)).enumerate() {
-            if let Some(found) = x.par_chunks(PIECE).map(&reduce).reduce_with(&join) {
-                *out = finish(i, found);
-            }
+    if let Some(per) = per_piece(block) {
+        if out.len() <= per {
+            find(x, out);
+        } else {
+            out.par_chunks_mut(per).zip(x.par_chunks(per * block)).for_each(|(out, x)| find(x, out));
         }
         return;
     }
-    let per = per_piece(block);
-    out.par_chunks_mut(per).zip(x.par_chunks(per * block)).enumerate().for_each(|(piece, (out, x))| {
-        for (i, (out, x)) in out.iter_mut().zip(x.chunks_exact(block)).enumerate() {
-            *out = finish(piece * per + i, reduce(x));
+    let part = |x: &[f32]| {
+        let mut out = [T::default()];
+        find(x, &mut out);
+        out[0]
+    };
+    for (out, x) in out.iter_mut().zip(x.chunks_exact(block)) {
+        if let Some(found) = x.par_chunks(PIECE).map(part).reduce_with(&join) {
+            *out = found;
         }
-    });
+    }
 }
 
-fn refuse_non_finite(x: &[f32], block: usize, bad: impl Fn(usize) -> bool, blocks: usize) -> Result<()> {
-    match (0..blocks).find(|&i| bad(i)) {
+fn refuse_non_finite<T>(x: &[f32], block: usize, found: &[T], finite: impl Fn(&T) -> bool) -> Result<()> {
+    match found.iter().position(|found| !finite(found)) {
         Some(i) => Err(first_non_finite(x, i * block)),
         None => Ok(()),
     }
@@ -102,77 +106,101 @@ pub(super) fn first_non_finite(x: &[f32], start: usize) -> Error {
     Error::NonFinite { index: start + before }
 }
 
-/// The largest magnitude, as bits.
-pub(super) struct Magnitude<'a>(pub &'a [f32]);
+/// The largest magnitude of each of equal parts of `x`.
+struct Magnitudes<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
 
-impl Loop for Magnitude<'_> {
-    type Output = u32;
+impl Loop for Magnitudes<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> u32 {
-        magnitude(self.0)
-    }
-}
-
-#[inline(always)]
-pub(super) fn magnitude(x: &[f32]) -> u32 {
-    let mut largest = [0u32; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (m, v) in largest.iter_mut().zip(chunk) {
-            *m = (*m).max(v.to_bits() & !(1 << 31));
+    fn run<S: Simd>(self, simd: S) {
+        let len = self.x.len() / self.out.len();
+        // A part that is one or two registers needs no loop.
+        match len {
+            16 => magnitudes::<16, S>(simd, self.x, self.out),
+            32 => magnitudes::<32, S>(simd, self.x, self.out),
+            _ => {
+                for (out, x) in self.out.iter_mut().zip(self.x.chunks_exact(len)) {
+                    *out = magnitude(simd, x);
+                }
+            }
         }
     }
-    for (m, v) in largest.iter_mut().zip(rest) {
-        *m = (*m).max(v.to_bits() & !(1 << 31));
-    }
-    largest.iter().fold(0, |a, &b| a.max(b))
 }
 
-/// Whether bits of a magnitude are those of a finite number.
 #[inline(always)]
-pub(super) fn finite(magnitude: u32) -> bool {
-    magnitude < INFINITY
+fn magnitudes<const B: usize, S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x.chunks_exact(B)) {
+        *out = magnitude(simd, x);
+    }
 }
 
-/// The smallest and the largest value, as keys.
-pub(super) struct Extent<'a>(pub &'a [f32]);
+/// The largest magnitude; infinite if any element is infinite or NaN.
+#[inline(always)]
+pub(super) fn magnitude<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let parts = x.chunks_exact(S::LANES);
+    let mut largest = simd.splat_bits(0);
+    if !parts.remainder().is_empty() {
+        largest = simd.bits(simd.abs(simd.load_part(parts.remainder())));
+    }
+    for x in parts {
+        largest = simd.max_bits(largest, simd.bits(simd.abs(simd.load(x))));
+    }
+    reduce_magnitude(simd, largest)
+}
 
-impl Loop for Extent<'_> {
-    type Output = (i32, i32);
+/// The largest of magnitudes as bits; infinite if any is infinite or NaN.
+#[inline(always)]
+fn reduce_magnitude<S: Simd>(simd: S, bits: S::U) -> f32 {
+    // Floats from here on, where a NaN would have no order.
+    simd.reduce_max(simd.float(simd.min_bits(bits, simd.splat_bits(INFINITY))))
+}
+
+/// The smallest and the largest value.
+type Extent = (f32, f32);
+
+/// The smallest and the largest value of each of equal parts of `x`.
+struct Extents<'a> {
+    x: &'a [f32],
+    out: &'a mut [Extent],
+}
+
+impl Loop for Extents<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> (i32, i32) {
-        extent(self.0)
-    }
-}
-
-#[inline(always)]
-pub(super) fn extent(x: &[f32]) -> (i32, i32) {
-    let (mut lo, mut hi) = ([i32::MAX; LANES], [i32::MIN; LANES]);
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for ((lo, hi), v) in lo.iter_mut().zip(&mut hi).zip(chunk) {
-            *lo = (*lo).min(key(*v));
-            *hi = (*hi).max(key(*v));
+    fn run<S: Simd>(self, simd: S) {
+        let len = self.x.len() / self.out.len();
+        for (out, x) in self.out.iter_mut().zip(self.x.chunks_exact(len)) {
+            *out = extent(simd, x);
         }
     }
-    for ((lo, hi), v) in lo.iter_mut().zip(&mut hi).zip(rest) {
-        *lo = (*lo).min(key(*v));
-        *hi = (*hi).max(key(*v));
+}
+
+/// The smallest and the largest value; (−∞, ∞) if any element is infinite or NaN.
+#[inline(always)]
+pub(super) fn extent<S: Simd>(simd: S, x: &[f32]) -> Extent {
+    let Some(&first) = x.first() else { return (0.0, 0.0) };
+    let (mut lo, mut hi, mut bits) = (simd.splat(first), simd.splat(first), simd.splat_bits(0));
+    let parts = x.chunks_exact(S::LANES);
+    let rest = parts.remainder();
+    for x in parts {
+        let x = simd.load(x);
+        // What these two make of a NaN is not used.
+        lo = simd.min(lo, x);
+        hi = simd.max(hi, x);
+        bits = simd.max_bits(bits, simd.bits(simd.abs(x)));
     }
-    (lo.iter().fold(i32::MAX, |a, &b| a.min(b)), hi.iter().fold(i32::MIN, |a, &b| a.max(b)))
-}
-
-/// An integer ordered as the float is; negative floats are ordered against their bits.
-#[inline(always)]
-fn key(x: f32) -> i32 {
-    let bits = x.to_bits() as i32;
-    bits ^ ((bits >> 31) & i32::MAX)
-}
-
-/// The float of a key.
-#[inline(always)]
-pub(super) fn unkey(key: i32) -> f32 {
-    f32::from_bits((key ^ ((key >> 31) & i32::MAX)) as u32)
+    let (mut lo, mut hi, mut largest) =
+        (simd.reduce_min(lo), simd.reduce_max(hi), reduce_magnitude(simd, bits));
+    for &x in rest {
+        lo = if x < lo { x } else { lo };
+        hi = if x > hi { x } else { hi };
+        largest = if x.is_finite() { largest } else { f32::INFINITY };
+    }
+    // Adding 0 makes a zero positive.
+    if largest <= f32::MAX { (lo + 0.0, hi + 0.0) } else { (f32::NEG_INFINITY, f32::INFINITY) }
 }

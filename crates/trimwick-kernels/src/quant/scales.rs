@@ -1,9 +1,12 @@
 //! Scales of a tensor from its range.
 
-use super::blocks::{check_len, count};
+use rayon::prelude::*;
+
+use super::blocks::{PIECE, check_len, count};
 use super::code::Code;
 use super::grid::{Grid, ScaleFormat};
 use super::range::{amax_at, range_at};
+use super::scaler::Fill;
 use super::simd::Level;
 use crate::error::Result;
 
@@ -48,8 +51,13 @@ pub(super) fn scales_at(
     if let Code::Uint { .. } = grid.code {
         let Some(zeros) = zeros else { panic!("scales: Uint without zeros, expected one for each block") };
         range_at(level, x, block, scales, zeros)?;
-        for (scale, zero) in scales.iter_mut().zip(zeros) {
-            (*scale, *zero) = grid.affine(*scale, *zero);
+        let scaler = grid.scaler(1.0);
+        let fill = |(lo, hi): (&mut [f32], &mut [f32])| level.run(Fill::Affine(scaler, lo, hi));
+        match scales.len() > PIECE {
+            true => {
+                (scales.par_chunks_mut(PIECE), zeros.par_chunks_mut(PIECE)).into_par_iter().for_each(fill)
+            }
+            false => fill((scales, zeros)),
         }
         return Ok(1.0);
     }
@@ -61,8 +69,11 @@ pub(super) fn scales_at(
         ScaleFormat::E4M3 => grid.global(scales.iter().fold(0.0, |a, &b| a.max(b))),
         _ => 1.0,
     });
-    for scale in scales {
-        *scale = grid.scale(*scale, global);
+    let scaler = grid.scaler(global);
+    let fill = |amax: &mut [f32]| level.run(Fill::Symmetric(scaler, amax));
+    match scales.len() > PIECE {
+        true => scales.par_chunks_mut(PIECE).for_each(fill),
+        false => fill(scales),
     }
     Ok(global)
 }
