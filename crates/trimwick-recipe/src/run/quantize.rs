@@ -1,5 +1,6 @@
 //! Quantizing an arm's model: which layers take which grid, ranges from calibration data, changes on the way.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
@@ -82,8 +83,24 @@ pub(crate) fn calibrate(
         }
         Ok(())
     };
-    quant::calibrate(layers, &mut forward)?;
-    quant::kv::calibrate(&built.store.kv_slots(), forward)?;
+    // One pass for both: neither lets a forward pass through before it has its scales.
+    let slots = built.store.kv_slots();
+    let cached = slots.iter().any(|slot| !quant::kv::quantizers(slot).is_empty());
+    if !cached {
+        return Ok(quant::calibrate(layers, forward)?);
+    }
+    let ran = Cell::new(false);
+    let mut both = || {
+        ran.set(true);
+        Ok(quant::kv::calibrate(&slots, &mut forward)?)
+    };
+    quant::calibrate(layers, &mut both)?;
+    if !ran.get() {
+        quant::set_enabled(layers, false);
+        let calibrated = both();
+        quant::set_enabled(layers, true);
+        calibrated?;
+    }
     Ok(())
 }
 
