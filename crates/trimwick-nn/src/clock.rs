@@ -17,11 +17,13 @@ struct State {
     seed: u64,
     step: AtomicU64,
     training: AtomicBool,
+    calibrating: AtomicBool,
 }
 
 impl Clock {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(Arc::new(State { seed, step: AtomicU64::new(0), training: AtomicBool::new(false) }))
+        let (training, calibrating) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(State { seed, step: AtomicU64::new(0), training, calibrating }))
     }
 
     /// The seed of the parameter store.
@@ -47,6 +49,16 @@ impl Clock {
     /// Switches stochastic layers on or off.
     pub fn set_training(&self, on: bool) {
         self.0.training.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether the model runs on calibration data: a quantizer that has no scale yet lets its values pass.
+    pub fn calibrating(&self) -> bool {
+        self.0.calibrating.load(Ordering::Relaxed)
+    }
+
+    /// Says that the model runs on calibration data, or no longer.
+    pub fn set_calibrating(&self, on: bool) {
+        self.0.calibrating.store(on, Ordering::Relaxed);
     }
 
     /// The generator of one stream (such as `"dropout"`) and one name at the current step.

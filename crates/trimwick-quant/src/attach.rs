@@ -85,7 +85,8 @@ pub fn set_enabled(layers: &Layers, on: bool) {
 
 /// Finds every scale that is not dynamic: those of weights from the weights as they are now, those of static inputs
 /// from what `forward` lets the layers see, unquantized. `forward` should run the model once over calibration data; it
-/// is not called when no layer has a static input.
+/// is not called when no layer has a static input. Static quantizers of other layers, keys and values that have no scale
+/// yet let their values pass meanwhile: one calibration can follow another.
 ///
 /// The statistics of inputs are saved with the model, and another call goes on from them. [`attach`] starts anew.
 ///

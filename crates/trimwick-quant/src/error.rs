@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// A static quantizer that was never calibrated.
     #[error(
-        "{layer}: the static scale of its {what} is not known yet; run quant::calibrate on calibration data, or restore a checkpoint that has it"
+        "{layer}: the static scale of its {what} is not known yet; run quant::calibrate (quant::kv::calibrate for keys and values) on calibration data, or restore a checkpoint that has it"
     )]
     Uncalibrated {
         /// Layer path.
@@ -121,7 +121,7 @@ pub enum Error {
         /// `"weight"`, `"input"` …
         what: &'static str,
         /// Why.
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
     /// Of [`trimwick_nn`].
     #[error(transparent)]
@@ -136,7 +136,7 @@ impl Error {
     pub(crate) fn named(e: candle_core::Error, layer: &str, what: &'static str, values: &[f32]) -> Self {
         match values.iter().position(|v| !v.is_finite()) {
             Some(index) => Self::NonFinite { layer: layer.into(), what, found: values[index], index },
-            None => Self::Operation { layer: layer.into(), what, source: e },
+            None => Self::Operation { layer: layer.into(), what, source: Box::new(e) },
         }
     }
 }

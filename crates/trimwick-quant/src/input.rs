@@ -110,7 +110,7 @@ impl InputQuant {
             spec: input.spec,
             dynamic: input.dynamic,
             policy: if input.dynamic { ScalePolicy::Dynamic } else { policy },
-            range,
+            range: if input.dynamic { Range::Max } else { range },
             rows,
             clock: place.clock(),
             enabled: AtomicBool::new(true),
@@ -128,11 +128,17 @@ impl InputQuant {
 
     /// Lets what passes by be observed, not quantized, until [`InputQuant::finish`] or [`InputQuant::stop`].
     pub(crate) fn observe(&self) -> Result<()> {
+        if let Some(clock) = &self.clock {
+            clock.set_calibrating(true);
+        }
         self.lock().observer = Some(Observer::load(&self.place, self.names, self.range)?);
         Ok(())
     }
 
     pub(crate) fn stop(&self) {
+        if let Some(clock) = &self.clock {
+            clock.set_calibrating(false);
+        }
         self.lock().observer = None;
     }
 
@@ -279,14 +285,14 @@ impl InputQuant {
         let (scales, learned) = (state.scales.clone(), state.learned.clone().filter(|_| state.calibrated));
         let global = state.global;
         drop(state);
-        if let Granularity::Group(_) = self.spec.granularity {
-            let global = global.ok_or_else(|| self.uncalibrated())?;
-            return Ok(ops::fake_quant_dynamic(x, grid, block, Some(global))?);
-        }
-        match (scales, learned) {
-            (Some(scales), _) => Ok(ops::fake_quant(x, grid, block, &scales)?),
-            (None, Some(param)) => Ok(ops::fake_quant_learned(x, &param.tensor(), grid, block, 1.)?),
-            (None, None) => Err(self.uncalibrated()),
+        let grouped = matches!(self.spec.granularity, Granularity::Group(_));
+        match (scales, learned, global) {
+            (_, _, Some(global)) if grouped => Ok(ops::fake_quant_dynamic(x, grid, block, Some(global))?),
+            (Some(scales), ..) => Ok(ops::fake_quant(x, grid, block, &scales)?),
+            (None, Some(param), _) => Ok(ops::fake_quant_learned(x, &param.tensor(), grid, block, 1.)?),
+            // Its turn comes after that of the quantizers which are calibrated now.
+            (None, None, _) if self.clock.as_ref().is_some_and(Clock::calibrating) => Ok(x.clone()),
+            (None, None, _) => Err(self.uncalibrated()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use trimwick_nn::{KvCache, Module, ParamStore};
-use trimwick_quant::{Code, Granularity, QuantSpec, Range, kv};
+use trimwick_quant::{Code, Granularity, QuantSpec, Range, Scheme, attach, calibrate, kv};
 use trimwick_testkit::{assert_bits_equal, assert_close, assert_every_gradient, values};
 
 use crate::support::{Llama, Model, load, saved, store, tensor};
@@ -101,4 +101,28 @@ fn what_cannot_be_is_refused_with_the_layer_in_it() {
     store.get("model.embed_tokens.weight").unwrap().set(&bad).unwrap();
     let e = kv::calibrate(&slots, || model.forward().map(drop)).unwrap_err().to_string();
     assert!(e.contains("model.layers.0.self_attn") && e.contains("keys holds NaN"), "{e}");
+}
+
+#[test]
+fn layers_and_caches_are_calibrated_one_after_the_other_in_either_order() {
+    for layers_first in [true, false] {
+        let (store, model) = model();
+        let (layers, slots) = (store.layers(), store.kv_slots());
+        attach(&layers, &Scheme::preset("fp8").unwrap()).unwrap();
+        kv::attach(&slots, &spec("int8 tensor")).unwrap();
+        let forward = || model.forward().map(drop);
+        match layers_first {
+            true => calibrate(&layers, forward).and_then(|()| kv::calibrate(&slots, forward)).unwrap(),
+            false => kv::calibrate(&slots, forward).and_then(|()| calibrate(&layers, forward)).unwrap(),
+        }
+        assert_every_gradient(&store, &model.loss());
+    }
+    // Half of it is not enough, and says what is missing.
+    let (store, model) = model();
+    attach(&store.layers(), &Scheme::preset("fp8").unwrap()).unwrap();
+    kv::attach(&store.kv_slots(), &spec("int8 tensor")).unwrap();
+    calibrate(&store.layers(), || model.forward().map(drop)).unwrap();
+    let e = model.forward().unwrap_err().to_string();
+    assert!(e.contains("self_attn") && e.contains("keys"), "{e}");
+    assert!(!store.clock().calibrating());
 }

@@ -72,7 +72,6 @@ fn a_run_resumed_at_any_step_ends_with_the_same_bytes() {
                 let model = Llama::build(&store);
                 attach_with(&store.layers(), &scheme, &options).unwrap();
                 kv::attach(&store.kv_slots(), &"e4m3 tensor".parse().unwrap()).unwrap();
-                calibrate(&store.layers(), || model.forward().map(drop)).ok();
                 (store, model)
             };
             let Ok(_) = QuantSchedule::new(begin().0.layers(), start, freeze) else {
@@ -80,10 +79,8 @@ fn a_run_resumed_at_any_step_ends_with_the_same_bytes() {
                 continue;
             };
             let ready = |store: &ParamStore, model: &Llama| {
-                trimwick_quant::set_enabled(&store.layers(), false);
-                kv::calibrate(&store.kv_slots(), || model.forward().map(drop)).unwrap();
-                trimwick_quant::set_enabled(&store.layers(), true);
                 calibrate(&store.layers(), || model.forward().map(drop)).unwrap();
+                kv::calibrate(&store.kv_slots(), || model.forward().map(drop)).unwrap();
             };
             let schedule = |store: &ParamStore| {
                 QuantSchedule::new(store.layers(), start, freeze).unwrap().with_kv(store.kv_slots())
