@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use trimwick_nn::{Layer, LayerKind, Layers, Reparam, Slot};
+use trimwick_nn::{KvSlot, Layer, LayerKind, Layers, Reparam, Slot};
 
 use crate::input::{InputQuant, Rows};
+use crate::kv;
 use crate::options::Options;
 use crate::saved::INPUT;
 use crate::scheme::Scheme;
@@ -93,20 +94,32 @@ pub fn set_enabled(layers: &Layers, on: bool) {
 /// # Errors
 /// A layer with a static input that saw no data, NaN or infinity in a weight or an input, whatever `forward` reports.
 pub fn calibrate(layers: &Layers, forward: impl FnOnce() -> candle_core::Result<()>) -> Result<()> {
+    calibrate_all(layers, &[], forward)
+}
+
+/// [`calibrate`] and [`kv::calibrate`](crate::kv::calibrate) in one pass, in which everything is in full precision.
+///
+/// # Errors
+/// Those of both.
+pub fn calibrate_all(
+    layers: &Layers,
+    slots: &[KvSlot],
+    forward: impl FnOnce() -> candle_core::Result<()>,
+) -> Result<()> {
     calibrate_weights(layers)?;
-    let static_input = |layer: &Layer| input_quantizer(layer).filter(|quantizer| quantizer.wants_data());
-    let inputs: Vec<_> = layers.iter().filter_map(static_input).collect();
-    if inputs.is_empty() {
-        return Ok(());
-    }
+    let inputs = layers.iter().filter_map(input_quantizer).chain(slots.iter().flat_map(kv::quantizers));
     let observation = Observation {
         weights: layers.iter().filter_map(weight_quantizer).collect(),
-        inputs: layers.iter().filter_map(input_quantizer).collect(),
+        inputs: inputs.collect(),
     };
+    let static_ones = || observation.inputs.iter().filter(|quantizer| quantizer.wants_data());
+    if static_ones().next().is_none() {
+        return Ok(());
+    }
     observation.weights.iter().for_each(|weight| weight.pause(true));
     observation.inputs.iter().try_for_each(|input| input.observe())?;
     forward()?;
-    inputs.iter().try_for_each(|input| input.finish())
+    static_ones().try_for_each(|input| input.finish())
 }
 
 /// The scales of weights from the weights as they are now.

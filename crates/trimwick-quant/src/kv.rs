@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use trimwick_nn::KvSlot;
+use trimwick_nn::{KvSlot, Layers};
 
-use crate::attach::own;
+use crate::attach::{calibrate_all, own};
 use crate::input::{InputQuant, Rows};
 use crate::options::{Range, ScalePolicy};
 use crate::saved::{KEYS, VALUES};
@@ -79,23 +79,7 @@ pub fn set_enabled(slots: &[KvSlot], on: bool) {
 /// # Errors
 /// A slot that saw no data, NaN or infinity in keys or values, whatever `forward` reports.
 pub fn calibrate(slots: &[KvSlot], forward: impl FnOnce() -> candle_core::Result<()>) -> Result<()> {
-    let all: Vec<_> = slots.iter().flat_map(quantizers).filter(|q| q.wants_data()).collect();
-    if all.is_empty() {
-        return Ok(());
-    }
-    let _observation = Observation(&all);
-    all.iter().try_for_each(|quantizer| quantizer.observe())?;
-    forward()?;
-    all.iter().try_for_each(|quantizer| quantizer.finish())
-}
-
-/// Ends an observation, whichever way the calibration ends.
-struct Observation<'a>(&'a [Arc<InputQuant>]);
-
-impl Drop for Observation<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|quantizer| quantizer.stop());
-    }
+    calibrate_all(&Layers::default(), slots, forward)
 }
 
 /// Takes the scales from the buffers of the store, after those were loaded from a checkpoint.

@@ -24,7 +24,7 @@
 //! |---|---|
 //! | which scheme for which layer | [`govern`] |
 //! | quantizers on | [`attach`], [`attach_with`]; [`kv::attach`] for keys and values |
-//! | scales of static inputs | [`calibrate`], [`kv::calibrate`] |
+//! | scales of static inputs, of keys and values | [`calibrate`], [`kv::calibrate`], [`calibrate_all`] |
 //! | optimizer | built after attaching, so that it knows the learned scales |
 //! | before each step | [`QuantSchedule::before_step`], or [`refresh`] for ema scales alone |
 //! | after a checkpoint was loaded | [`restore`], [`QuantSchedule::resume`] |
@@ -98,8 +98,8 @@ mod weight;
 mod words;
 
 pub use attach::{
-    attach, attach_with, calibrate, detach, input_quantizer, refresh, restore, set_enabled, share_global,
-    weight_quantizer,
+    attach, attach_with, calibrate, calibrate_all, detach, input_quantizer, refresh, restore, set_enabled,
+    share_global, weight_quantizer,
 };
 pub use codes::{Quantized, off_grid, on_grid, quantized};
 pub use error::{Error, Result};

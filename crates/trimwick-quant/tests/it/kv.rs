@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use trimwick_nn::{KvCache, Module, ParamStore};
-use trimwick_quant::{Code, Granularity, QuantSpec, Range, Scheme, attach, calibrate, kv};
+use trimwick_quant::{Code, Granularity, QuantSpec, Range, Scheme, attach, calibrate, calibrate_all, kv};
 use trimwick_testkit::{assert_bits_equal, assert_close, assert_every_gradient, values};
 
 use crate::support::{Llama, Model, load, saved, store, tensor};
@@ -117,6 +117,24 @@ fn layers_and_caches_are_calibrated_one_after_the_other_in_either_order() {
         }
         assert_every_gradient(&store, &model.loss());
     }
+    // And in one pass, of which nobody sees the other's quantizers.
+    let (plain, reference) = model();
+    let (store, model_b) = model();
+    let (layers, slots) = (store.layers(), store.kv_slots());
+    attach(&layers, &Scheme::preset("fp8").unwrap()).unwrap();
+    kv::attach(&slots, &spec("int8 tensor")).unwrap();
+    let mut seen = None;
+    calibrate_all(&layers, &slots, || {
+        seen = Some(model_b.forward()?);
+        Ok(())
+    })
+    .unwrap();
+    assert_bits_equal(&seen.unwrap(), &reference.forward().unwrap());
+    assert_every_gradient(&store, &model_b.loss());
+    assert_eq!(plain.params().iter().filter(|p| p.name().ends_with("_scale")).count(), 0);
+    kv::attach(&slots, &spec("int8 token")).unwrap();
+    attach(&layers, &Scheme::preset("int8").unwrap()).unwrap();
+    calibrate_all(&layers, &slots, || candle_core::bail!("nobody asked")).unwrap();
     // Half of it is not enough, and says what is missing.
     let (store, model) = model();
     attach(&store.layers(), &Scheme::preset("fp8").unwrap()).unwrap();
