@@ -38,6 +38,9 @@ pub(crate) enum Verb {
     /// Show what is in a model file or folder.
     #[command(after_help = EXIT_CODES)]
     Inspect(InspectArgs),
+    /// Put the weights of a safetensors file on a quantization grid, and prove it on the written bytes.
+    #[command(after_help = EXIT_CODES)]
+    Quantize(QuantizeArgs),
     /// The recipes that come with the program.
     #[command(after_help = EXIT_CODES)]
     Recipes(RecipesArgs),
@@ -142,6 +145,40 @@ pub(crate) struct InspectArgs {
     /// Read the weights too: the share of zeros of each tensor, and whether it is 2:4 sparse.
     #[arg(long)]
     pub(crate) zeros: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a scheme may be given as.
+const SCHEME: &str = "A preset (int8, int4-g32, int4-g64, int4-g128, fp8, nvfp4, mxfp4, mxfp6-e2m3, mxfp6-e3m2, \
+                      mxfp8, mxint8, q8_0, q4_0 and others), of which a file takes the part for weights, or parts \
+                      such as 'weight int4 g48 bf16'";
+
+/// `quantize`.
+#[derive(Debug, Args)]
+pub(crate) struct QuantizeArgs {
+    /// A .safetensors file or index, or a folder of them.
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The new .safetensors file.
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    #[arg(long, value_name = "SCHEME", help = SCHEME)]
+    pub(crate) scheme: String,
+    /// Write the values that the codes stand for, as F32 under the names of IN, in the place of codes and scales.
+    #[arg(long)]
+    pub(crate) fake: bool,
+    /// Quantize only tensors whose name matches one of these; * matches dots too [default: all floats of two or more
+    /// dimensions].
+    #[arg(long, value_name = "GLOB", num_args = 1.., action = ArgAction::Append)]
+    pub(crate) tensors: Vec<String>,
+    /// Copy tensors whose name matches one of these, such as '{lm_head,*embed*}.weight'.
+    #[arg(long, value_name = "GLOB", num_args = 1.., action = ArgAction::Append)]
+    pub(crate) skip: Vec<String>,
+    /// Overwrite a file that is there.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use trimwick_export::Error as ExportError;
 use trimwick_formats::Error as FormatError;
 use trimwick_models::Error as ModelError;
 use trimwick_nn::Error as NnError;
+use trimwick_quant::Error as QuantError;
 use trimwick_recipe::Faults;
 use trimwick_recipe::run::RunError;
 use trimwick_train::Error as TrainError;
@@ -84,6 +86,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.downcast_ref::<ModelError>().is_some_and(model)
         || error.downcast_ref::<TrainError>().is_some_and(train)
         || error.downcast_ref::<NnError>().is_some_and(nn)
+        || error.downcast_ref::<QuantError>().is_some_and(quant)
+        || error.downcast_ref::<ExportError>().is_some_and(export)
         || error.downcast_ref::<FormatError>().is_some_and(format)
         || error.downcast_ref::<candle_core::Error>().is_some_and(candle)
         || error.downcast_ref::<io::Error>().is_some_and(unreadable);
@@ -132,6 +136,23 @@ fn nn(error: &NnError) -> bool {
     match error {
         NnError::Format(e) => format(e),
         NnError::Candle(e) => candle(e),
+        _ => true,
+    }
+}
+
+fn quant(error: &QuantError) -> bool {
+    match error {
+        QuantError::Nn(e) => nn(e),
+        QuantError::Candle(e) => candle(e),
+        _ => true,
+    }
+}
+
+fn export(error: &ExportError) -> bool {
+    match error {
+        ExportError::Proof { .. } | ExportError::Stopped => false,
+        ExportError::Quant(e) => quant(e),
+        ExportError::Format(e) => format(e),
         _ => true,
     }
 }
@@ -207,7 +228,7 @@ mod tests {
     #[test]
     fn input_and_work_have_different_codes() {
         let io = |kind| io::Error::from(kind);
-        let table: [(anyhow::Error, u8); 7] = [
+        let table: [(anyhow::Error, u8); 10] = [
             (bad_input("--text", "a file", "none"), BAD_INPUT),
             (FormatError::io("f", "open", io(io::ErrorKind::NotFound)).into(), BAD_INPUT),
             (FormatError::io("f", "write", io(io::ErrorKind::StorageFull)).into(), FAILED),
@@ -215,6 +236,9 @@ mod tests {
             (TrainError::NonFinite { what: "the loss".into(), value: f64::NAN }.into(), FAILED),
             (RunError::Candle(candle_core::Error::wrap("x.gguf: tensor t: NaN")).into(), BAD_INPUT),
             (anyhow::Error::new(io(io::ErrorKind::Other)), FAILED),
+            (ExportError::NoWeight { scheme: "nothing".into() }.into(), BAD_INPUT),
+            (ExportError::from(FormatError::io("f", "write", io(io::ErrorKind::StorageFull))).into(), FAILED),
+            (ExportError::Stopped.into(), FAILED),
         ];
         for (error, expected) in table {
             assert_eq!(exit_code(&error), expected, "{error}");

@@ -38,8 +38,7 @@ pub(crate) fn check_space(fs: &dyn Fs, output: &Path, needed: u64) -> Result<()>
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let available =
-        fs.available_space(folder).map_err(|e| FormatError::io(folder, "ask for its free space", e))?;
+    let available = fs.available_space(folder).map_err(|e| FormatError::io(folder, "write into it", e))?;
     match available < needed {
         true => Err(FormatError::NoSpace { path: folder.into(), needed, available }.into()),
         false => Ok(()),

@@ -4,6 +4,7 @@ mod check;
 mod eval;
 mod generate;
 mod inspect;
+mod quantize;
 mod recipes;
 mod run;
 mod survey;
@@ -25,6 +26,7 @@ pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
         Verb::Eval(args) => eval::eval(args),
         Verb::Generate(args) => generate::generate(args),
         Verb::Inspect(args) => inspect::inspect(args),
+        Verb::Quantize(args) => quantize::quantize(args),
         Verb::Recipes(args) => recipes::recipes(args),
     }
 }

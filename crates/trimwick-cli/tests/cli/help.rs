@@ -7,7 +7,9 @@ use crate::support::{ran, trimwick};
 #[test]
 fn every_verb_explains_itself_and_the_exit_codes() {
     let here = Path::new(".");
-    for verb in [&[][..], &["run"], &["check"], &["eval"], &["generate"], &["inspect"], &["recipes"]] {
+    for verb in
+        [&[][..], &["run"], &["check"], &["eval"], &["generate"], &["inspect"], &["quantize"], &["recipes"]]
+    {
         let args = [verb, &["--help"]].concat();
         let (code, stdout, stderr) = ran(here, &args);
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
@@ -30,6 +32,10 @@ fn arguments_are_all_in_the_help() {
         ),
         ("generate", &["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed"]),
         ("inspect", &["<PATH>", "--zeros", "--json"]),
+        (
+            "quantize",
+            &["<IN>", "<OUT>", "--scheme <SCHEME>", "--fake", "--tensors", "--skip", "--force", "--json"],
+        ),
         ("recipes", &["ls", "cp", "keys"]),
     ] {
         let (_, stdout, _) = ran(Path::new("."), &[verb, "--help"]);

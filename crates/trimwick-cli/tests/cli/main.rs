@@ -5,6 +5,7 @@ mod help;
 mod inspect;
 mod interrupted;
 mod models;
+mod quantize;
 mod recipes;
 mod run;
 mod support;
