@@ -198,6 +198,7 @@ impl Error {
     }
 
     /// A [`Error::Io`].
+    #[cfg(feature = "hub")]
     pub(crate) fn io(path: &Path, doing: &'static str, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), doing, source }
     }

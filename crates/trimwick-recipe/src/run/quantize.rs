@@ -1,6 +1,5 @@
 //! Quantizing an arm's model: which layers take which grid, ranges from calibration data, changes on the way.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
@@ -76,32 +75,14 @@ pub(crate) fn calibrate(
     report: Report<'_>,
 ) -> Result<()> {
     let total = windows.len();
-    let mut forward = || {
+    let forward = || {
         for (done, window) in windows.iter().enumerate() {
             report(Event::Part { done, total, loss: None });
             infer(&built.model, window)?;
         }
         Ok(())
     };
-    // One pass for both: neither lets a forward pass through before it has its scales.
-    let slots = built.store.kv_slots();
-    let cached = slots.iter().any(|slot| !quant::kv::quantizers(slot).is_empty());
-    if !cached {
-        return Ok(quant::calibrate(layers, forward)?);
-    }
-    let ran = Cell::new(false);
-    let mut both = || {
-        ran.set(true);
-        Ok(quant::kv::calibrate(&slots, &mut forward)?)
-    };
-    quant::calibrate(layers, &mut both)?;
-    if !ran.get() {
-        quant::set_enabled(layers, false);
-        let calibrated = both();
-        quant::set_enabled(layers, true);
-        calibrated?;
-    }
-    Ok(())
+    Ok(quant::calibrate_all(layers, &built.store.kv_slots(), forward)?)
 }
 
 /// Takes the scales of an earlier calibration from the store.

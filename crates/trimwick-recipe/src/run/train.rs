@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_nn::{Layers, Role};
-use trimwick_quant::ScalePolicy;
+use trimwick_quant::{LEARNED_SCALES, ScalePolicy};
 use trimwick_sparse::{MaskSchedule, Plan};
 use trimwick_train::lora::{self, BaseFormat, LoraConfig};
 use trimwick_train::{
@@ -23,9 +23,6 @@ use crate::{
     Base, DistillSpec, LoraSpec, LrSchedule, PruneSchedule, PruneSpec, QuantizeSpec, Recipe, TrainSpec,
     Warmup as RecipeWarmup,
 };
-
-/// Scales that are learned, by the names of their parameters.
-const LEARNED: &str = "*_log2_scale";
 
 /// How an arm is trained, beside the recipe's `[train]`.
 pub(crate) struct Job<'a> {
@@ -123,7 +120,7 @@ fn optimizer(spec: &TrainSpec, job: &Job<'_>) -> Result<AdamW> {
         AdamWConfig { beta1: spec.beta1, beta2: spec.beta2, eps: spec.eps, weight_decay: spec.weight_decay };
     let learned = job.quantizers.filter(|(_, q)| q.scales == ScalePolicy::Learned);
     let learned = learned.map(|(_, q)| ParamGroup {
-        pattern: LEARNED.into(),
+        pattern: LEARNED_SCALES.into(),
         lr_scale: q.scale_lr,
         weight_decay: Some(0.),
     });
