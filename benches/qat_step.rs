@@ -71,6 +71,7 @@ fn main() -> anyhow::Result<()> {
 /// Ticks that the processors were idle, and all ticks, where the system tells (Linux).
 fn idle() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    let ticks: Vec<u64> =
+        stat.lines().next()?.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
     Some((*ticks.get(3)?, ticks.iter().sum()))
 }

@@ -9,6 +9,9 @@ pub enum Error {
     /// Of parameters and layers.
     #[error(transparent)]
     Nn(#[from] trimwick_nn::Error),
+    /// Of tensor files on a grid.
+    #[error(transparent)]
+    Export(#[from] trimwick_export::Error),
     /// Of quantization.
     #[error(transparent)]
     Quant(#[from] trimwick_quant::Error),
