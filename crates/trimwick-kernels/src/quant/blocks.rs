@@ -129,8 +129,9 @@ impl Bounds {
     #[cold]
     fn narrow(&self, scale: f32, zero: f32) -> (f32, f32) {
         let block = Block { scale, zero, lo: self.lo, hi: self.hi };
-        let values = (0..=self.code.mask()).map(|code| self.code.decode(code)).filter(|v| v.is_finite());
-        let finite = values.filter(|&v| block.value(v).is_finite());
+        let values = (0..=self.code.mask()).map(|code| self.code.decode(code));
+        // NaN, infinities and the fourth code of Ternary are outside.
+        let finite = values.filter(|v| (self.lo..=self.hi).contains(v) && block.value(*v).is_finite());
         finite.fold((self.hi, self.lo), |(lo, hi), v| (lo.min(v), hi.max(v)))
     }
 }

@@ -32,3 +32,6 @@ pub use grid::{Grid, ScaleFormat};
 pub use pack::{pack_bits, packed_len, unpack_bits};
 pub use range::{block_amax, block_range};
 pub use scales::scales;
+
+#[cfg(test)]
+mod tests;
