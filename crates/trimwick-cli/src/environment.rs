@@ -14,28 +14,40 @@
 
 use std::num::NonZero;
 
+use anyhow::{Error, Result};
+
 const THREADS: &str = "RAYON_NUM_THREADS";
 const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
-/// Sets what is not set yet.
-pub(crate) fn settle() {
+/// Sets what is not set yet, and starts the threads.
+///
+/// # Errors
+/// The operating system's refusal of a thread.
+pub(crate) fn settle() -> Result<()> {
     let given = std::env::var(THREADS).ok().and_then(|text| text.parse::<usize>().ok());
     let mut missing = Vec::new();
     // Rayon takes 0 for "as many as there are", candle does not.
-    if given.is_none_or(|threads| threads == 0) {
-        missing.push((THREADS, available().to_string()));
+    let threads = given.filter(|&threads| threads > 0).unwrap_or_else(available).min(most());
+    if given != Some(threads) {
+        missing.push((THREADS, threads.to_string()));
     }
     if std::env::var_os(PURGE_DELAY).is_none() {
         missing.push((PURGE_DELAY, "-1".to_string()));
     }
-    if missing.is_empty() {
-        return;
+    if !missing.is_empty() {
+        // Where there is no exec, or it failed, rayon's own pool at least has the right size.
+        start_over(&missing);
     }
-    start_over(&missing);
-    // Where there is no exec, or it failed, rayon's own pool at least has the right size. That it exists already would mean
-    // that something ran before this function.
-    let threads = given.filter(|&threads| threads > 0).unwrap_or_else(available);
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    // Rayon panics where the pool is started by its first use and a thread is refused.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|error| {
+        Error::msg(format!("{THREADS}: cannot start {threads} threads ({error}); set it to a smaller number"))
+    })
+}
+
+/// More threads than this only wait for each other.
+fn most() -> usize {
+    available().saturating_mul(4).max(64)
 }
 
 /// The processors that this process may use: affinity counts and, on Linux, the quota of the cgroup.

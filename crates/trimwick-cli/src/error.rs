@@ -98,7 +98,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 fn run(error: &RunError) -> bool {
     match error {
-        RunError::Proof { .. } | RunError::Sparse(_) | RunError::Quant(_) => false,
+        RunError::Proof { .. }
+        | RunError::Overflow { .. }
+        | RunError::Stopped
+        | RunError::Sparse(_)
+        | RunError::Quant(_) => false,
         RunError::Io { source, .. } => unreadable(source),
         RunError::Model(e) => model(e),
         RunError::Train(e) => train(e),
@@ -123,7 +127,10 @@ fn model(error: &ModelError) -> bool {
 
 fn train(error: &TrainError) -> bool {
     match error {
-        TrainError::NonFinite { .. } | TrainError::MissingGradient { .. } | TrainError::Hook { .. } => false,
+        TrainError::NonFinite { .. }
+        | TrainError::Broken { .. }
+        | TrainError::MissingGradient { .. }
+        | TrainError::Hook { .. } => false,
         TrainError::Io { source, .. } => unreadable(source),
         TrainError::Nn(e) => nn(e),
         TrainError::Format(e) => format(e),
@@ -194,11 +201,29 @@ fn unreadable(error: &io::Error) -> bool {
             | InvalidData
             | InvalidInput
             | InvalidFilename
-    )
+    ) || error.raw_os_error().is_some_and(|code| code == LINK_LOOP)
+}
+
+/// Too many symbolic links, which has no stable `ErrorKind`.
+const LINK_LOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+
+/// The negative number that clap took for an option, if that is the error.
+fn negative(error: &clap::Error) -> Option<&str> {
+    use clap::error::{ContextKind, ContextValue};
+    let text = match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(text) => text.as_str(),
+        _ => return None,
+    };
+    // It names the first letter alone.
+    let is_number = text.strip_prefix('-')?.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    (error.kind() == clap::error::ErrorKind::UnknownArgument && is_number).then_some(text)
 }
 
 /// A usage error of clap's as one line: message, tips, usage.
 pub(crate) fn usage(error: &clap::Error) -> String {
+    if let Some(number) = negative(error) {
+        return format!("{number} looks like an option; a negative number is given as --OPTION={number}");
+    }
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut out = String::new();

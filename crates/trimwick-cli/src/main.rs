@@ -26,12 +26,19 @@ use clap::error::ErrorKind;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    environment::settle();
-    let code = match args::Cli::try_parse() {
-        Ok(cli) => commands::carry_out(&cli).unwrap_or_else(|e| error::report(&e)),
-        Err(e) => refuse(&e),
+    let code = match environment::settle().and_then(|()| Ok(signals::report_full_files()?)) {
+        Err(e) => error::report(&e),
+        Ok(()) => start(),
     };
     ExitCode::from(code)
+}
+
+/// Takes the command line and carries it out.
+fn start() -> u8 {
+    match args::Cli::try_parse() {
+        Ok(cli) => commands::carry_out(&cli).unwrap_or_else(|e| error::report(&e)),
+        Err(e) => refuse(&e),
+    }
 }
 
 /// Help and version are printed as they are; of anything else there is one line.
@@ -44,6 +51,11 @@ fn refuse(error: &clap::Error) -> u8 {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
+            error::BAD_INPUT
+        }
+        ErrorKind::InvalidUtf8 => {
+            let bad = std::env::args_os().find(|arg| arg.to_str().is_none()).unwrap_or_default();
+            error::say(&format!("argument {:?}: expected UTF-8, found other bytes", bad.to_string_lossy()));
             error::BAD_INPUT
         }
         _ => {

@@ -42,6 +42,17 @@ impl Signals {
     }
 }
 
+/// A file that outgrows its limit (`ulimit -f`) ends a process with SIGXFSZ unless that is caught; then the write fails, and
+/// that is told like any other error.
+///
+/// # Errors
+/// The operating system's refusal.
+pub(crate) fn report_full_files() -> std::io::Result<()> {
+    #[cfg(unix)]
+    flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    Ok(())
+}
+
 /// 128 and the signal's number, as shells report a process that a signal ended.
 fn exit_code(signal: i32) -> u8 {
     128 + signal as u8

@@ -33,10 +33,12 @@ pub mod floats;
 pub mod folder;
 mod foreign;
 pub mod gguf;
+mod hash;
 mod json;
 pub mod safetensors;
 mod source;
 
 pub use atomic::{atomic_write, atomic_write_on, atomic_write_with};
 pub use error::{Error, Location, Result};
+pub use hash::{sha256_bytes, sha256_file};
 pub use source::{ByteSource, read_small};

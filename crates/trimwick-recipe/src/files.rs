@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use crate::checked::data::{FileSet, TextSource};
 use crate::checked::model::{ModelSource, ModelSpec};
-use crate::checked::pretrain::TokenizerSpec;
 use crate::error::{FaultKind, Faults, Plain};
 use crate::raw::nearest;
 use crate::recipe::Recipe;
@@ -126,8 +125,8 @@ impl Recipe {
                 }
             }
             ModelSpec::Pretrain(pretrain) => {
-                if let TokenizerSpec::File(path) = &pretrain.tokenizer
-                    && let Err((expected, found, advice)) = check_tokenizer(path)
+                if let Some(file) = pretrain.tokenizer.file()
+                    && let Err((expected, found, advice)) = check_tokenizer(&file)
                 {
                     faults.push(
                         self.fault("model.tokenizer.source", FaultKind::Files { expected, found, advice }),
@@ -194,9 +193,8 @@ fn check_source(source: &ModelSource) -> Result<(), Complaint> {
     }
 }
 
-fn check_tokenizer(path: &Path) -> Result<(), Complaint> {
-    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-    if file.is_file() { Ok(()) } else { Err(absent("a tokenizer.json", &file)) }
+fn check_tokenizer(file: &Path) -> Result<(), Complaint> {
+    if file.is_file() { Ok(()) } else { Err(absent("a tokenizer.json", file)) }
 }
 
 fn absent(expected: &str, path: &Path) -> Complaint {

@@ -2,7 +2,7 @@
 //!
 //! The value is read as TOML where it is TOML and as a plain string where it is not, so that neither
 //! `train.lr=1e-4` nor `model.source=./SmolLM2` needs quotes. An empty value takes the key, or the whole section, out.
-//! A number selects an element of a list: `train.groups.0.lr_scale=0.5`. The last override of a key wins. Of two keys
+//! A number selects an element of a list: `train.groups.0.lr_scale=0.5`. A key is overridden once. Of two keys
 //! that exclude each other, the one that is typed takes the place of the one in the file: `train.steps=200` over a recipe
 //! that says `tokens`.
 
@@ -16,7 +16,17 @@ const ALTERNATIVES: &[(&str, [&str; 2])] = &[("train", ["tokens", "steps"]), ("m
 
 /// Applies the overrides in order; each that cannot be applied is a fault.
 pub(crate) fn apply(root: &mut Table, overrides: &[String], faults: &mut Vec<Fault>) {
-    for text in overrides {
+    for (i, text) in overrides.iter().enumerate() {
+        // Which of two values is meant is a guess, unless they are one.
+        let twice = |other: &&String| key(text).is_some() && key(other) == key(text);
+        if let Some(first) = overrides[..i].iter().find(twice) {
+            let place = Place::Override { text: Arc::from(text.as_str()) };
+            let (expected, found) =
+                ("one value for each key".to_string(), format!("another in {}", Plain(first)));
+            let kind = FaultKind::Override { expected, found, advice: "keep one of them".to_string() };
+            faults.push(Fault { place, key: key(text).unwrap_or_default().to_string(), kind });
+            continue;
+        }
         if let Err(fault) = apply_one(root, text) {
             faults.push(*fault);
         }
@@ -32,6 +42,11 @@ pub(crate) fn apply(root: &mut Table, overrides: &[String], faults: &mut Vec<Fau
         };
         table.entries.retain(|(key, _)| key != superseded);
     }
+}
+
+/// The key of an override, if it has one.
+fn key(text: &str) -> Option<&str> {
+    text.split_once('=').map(|(key, _)| key.trim())
 }
 
 fn apply_one(root: &mut Table, text: &str) -> Result<(), Box<Fault>> {
@@ -233,8 +248,19 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_wins_and_an_empty_value_takes_the_key_out() {
-        let (tree, faults) = applied(&["seed=2", "seed=3", "train.lr=", "data=", "train.groups.0="]);
+    fn a_key_that_is_given_twice_is_a_fault() {
+        let (_, faults) = applied(&["seed=2", "train.lr=1", "seed = 3"]);
+        assert_eq!(
+            faults,
+            [
+                "override seed = 3: seed: expected one value for each key, found another in seed=2; keep one of them"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_value_takes_the_key_out() {
+        let (tree, faults) = applied(&["seed=3", "train.lr=", "data=", "train.groups.0="]);
         assert_eq!(faults, [""; 0]);
         assert!(matches!(at(&tree, "seed"), Some(Value::Whole(3))));
         assert!(at(&tree, "train.lr").is_none());

@@ -28,7 +28,7 @@ pub use error::{Error, Result};
 pub use mask::{Count, MASK_BUFFER, Mask, bits, count, fix, lift, refresh, restore};
 pub use method::{Magnitude, Method, Wanda, Weight};
 pub use pattern::Pattern;
-pub use prune::{Propagate, prune, prune_model, prune_with};
+pub use prune::{Propagate, Watch, prune, prune_model, prune_model_until, prune_with};
 pub use schedule::{MaskSchedule, Plan, violations};
 pub use sparsegpt::SparseGpt;
 pub use statistics::{Collection, InputStats, Needs};

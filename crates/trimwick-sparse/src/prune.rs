@@ -63,8 +63,41 @@ pub fn prune_model(
     propagate: Propagate,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<()> {
+    let watch = Watch { progress, stop: &|| false };
+    prune_model_until(model, layers, pattern, method, windows, propagate, watch).map(drop)
+}
+
+/// Who follows [`prune_model_until`].
+pub struct Watch<'a> {
+    /// Told each block's index and their number, the head counting as one when it is selected.
+    pub progress: &'a mut dyn FnMut(usize, usize),
+    /// Asked between windows and between layers whether to end.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// [`prune_model`] that ends when it is told to, and gives `false` then: some layers are pruned, others are not.
+///
+/// # Errors
+/// As [`prune_model`].
+pub fn prune_model_until(
+    model: &dyn CausalLm,
+    layers: &Layers,
+    pattern: Pattern,
+    method: &dyn Method,
+    windows: &[Tensor],
+    propagate: Propagate,
+    watch: Watch<'_>,
+) -> Result<bool> {
+    let Watch { progress, stop } = watch;
     if method.needs() == Needs::Nothing {
-        return prune(layers, pattern, method);
+        check(layers, pattern)?;
+        for layer in layers {
+            if stop() {
+                return Ok(false);
+            }
+            prune_layer(layer, pattern, method, None)?;
+        }
+        return Ok(true);
     }
     check(layers, pattern)?;
     let inside = |index: usize| {
@@ -75,45 +108,71 @@ pub fn prune_model(
         .retain(|l| !(0..model.blocks()).any(|i| l.path().starts_with(&format!("{}.", model.block_path(i)))));
     let total = model.blocks() + usize::from(!of_head.is_empty());
     let mut states = windows.iter().map(|ids| Ok(model.embed(ids)?.detach())).collect::<Result<Vec<_>>>()?;
+    let stage = Stage { pattern, method, stop };
     for index in 0..model.blocks() {
         progress(index, total);
-        states = prune_stage(&inside(index), pattern, method, states, propagate, |x| model.block(index, x))?;
+        match stage.prune(&inside(index), states, propagate, |x| model.block(index, x))? {
+            Some(next) => states = next,
+            None => return Ok(false),
+        }
     }
     if !of_head.is_empty() {
         progress(model.blocks(), total);
         // The logits of a window are large and nobody reads them: keep none.
         let head = |x: &Tensor| model.head(x).and_then(|y| y.narrow(0, 0, 0));
-        prune_stage(&of_head, pattern, method, states, Propagate::Dense, head)?;
+        if stage.prune(&of_head, states, Propagate::Dense, head)?.is_none() {
+            return Ok(false);
+        }
     }
     progress(total, total);
-    Ok(())
+    Ok(true)
 }
 
-/// Prunes one stage of a model and gives the next stage's inputs.
-fn prune_stage(
-    layers: &Layers,
+/// What the stages of a model have in common.
+struct Stage<'a> {
     pattern: Pattern,
-    method: &dyn Method,
-    states: Vec<Tensor>,
-    propagate: Propagate,
-    forward: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
-) -> Result<Vec<Tensor>> {
-    let run =
-        |states: &[Tensor]| states.iter().map(|x| Ok(forward(x)?.detach())).collect::<Result<Vec<Tensor>>>();
-    if layers.is_empty() {
-        return run(&states);
-    }
-    let collection = Collection::start(layers, method.needs(), method.name())?;
-    let dense = run(&states)?;
-    let stats = collection.finish(method.name())?;
-    for (layer, stats) in layers.iter().zip(&stats) {
-        prune_layer(layer, pattern, method, Some(stats))?;
-    }
-    match propagate {
-        Propagate::Dense => Ok(dense),
-        Propagate::Pruned => {
-            drop(dense);
-            run(&states)
+    method: &'a dyn Method,
+    stop: &'a dyn Fn() -> bool,
+}
+
+impl Stage<'_> {
+    /// Prunes one stage of a model and gives the next stage's inputs; `None` when it was told to end.
+    fn prune(
+        &self,
+        layers: &Layers,
+        states: Vec<Tensor>,
+        propagate: Propagate,
+        forward: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<Option<Vec<Tensor>>> {
+        let run = |states: &[Tensor]| -> Result<Option<Vec<Tensor>>> {
+            let mut out = Vec::with_capacity(states.len());
+            for x in states {
+                if (self.stop)() {
+                    return Ok(None);
+                }
+                out.push(forward(x)?.detach());
+            }
+            Ok(Some(out))
+        };
+        if layers.is_empty() {
+            return run(&states);
+        }
+        let name = self.method.name();
+        let collection = Collection::start(layers, self.method.needs(), name)?;
+        let Some(dense) = run(&states)? else { return Ok(None) };
+        let stats = collection.finish(name)?;
+        for (layer, stats) in layers.iter().zip(&stats) {
+            if (self.stop)() {
+                return Ok(None);
+            }
+            prune_layer(layer, self.pattern, self.method, Some(stats))?;
+        }
+        match propagate {
+            Propagate::Dense => Ok(Some(dense)),
+            Propagate::Pruned => {
+                drop(dense);
+                run(&states)
+            }
         }
     }
 }

@@ -71,6 +71,16 @@ pub enum Error {
         /// NaN or an infinity.
         value: f64,
     },
+    /// The loss of a window of text is NaN or infinite.
+    #[error(
+        "evaluation: the loss of window {window} is {value}: the model's weights give no finite logits; check the model, or the training that made it"
+    )]
+    Broken {
+        /// The window, counted from 0.
+        window: usize,
+        /// NaN or an infinity.
+        value: f64,
+    },
     /// A text file that cannot be used.
     #[error("{}: line {line}: expected {expected}, found {found}", OneLine(.path))]
     Text {

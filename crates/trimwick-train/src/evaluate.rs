@@ -41,7 +41,7 @@ pub struct Evaluation {
 /// Dropout must be off: `store.clock().set_training(false)`, which is how a store starts.
 ///
 /// # Errors
-/// [`Error::TooShort`] when there is nothing to score, [`Error::NonFinite`] when a window's loss is not finite, a
+/// [`Error::TooShort`] when there is nothing to score, [`Error::Broken`] when a window's loss is not finite, a
 /// context or a token id that the model does not take.
 pub fn evaluate(
     model: &dyn CausalLm,
@@ -50,6 +50,23 @@ pub fn evaluate(
     options: EvaluateOptions,
     progress: &mut dyn FnMut(usize, usize, f64),
 ) -> Result<Evaluation> {
+    let found = evaluate_until(model, device, windows, options, progress, &|| false)?;
+    // Nothing stops it, so that there is one.
+    found.ok_or(Error::TooShort { expected: windows.context(), found: 0 })
+}
+
+/// [`evaluate`] that asks `stop` before each window, and gives `None` when that says so.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_until(
+    model: &dyn CausalLm,
+    device: &Device,
+    windows: &Windows,
+    options: EvaluateOptions,
+    progress: &mut dyn FnMut(usize, usize, f64),
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
     let windows = options.limit.map_or_else(|| windows.clone(), |limit| windows.limit(limit));
     let context = windows.context();
     check_context(model, context)?;
@@ -61,12 +78,15 @@ pub fn evaluate(
     let (mut sum, mut tokens, mut scored, mut window_losses) = (0., 0, 0, Vec::with_capacity(total));
     let whole = (0..windows.len()).filter_map(|i| windows.window(i));
     for (i, window) in whole.chain(rest).enumerate() {
+        if stop() {
+            return Ok(None);
+        }
         let batch = Batch::new(&[window], device)?;
         let logits = infer(model, &batch.inputs)?.flatten_to(1)?;
         let each = ops::cross_entropy_each(&logits, &batch.targets, IGNORE)?;
         let loss: f64 = each.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum();
         if !loss.is_finite() {
-            return Err(Error::NonFinite { what: format!("the loss of evaluation window {i}"), value: loss });
+            return Err(Error::Broken { window: i, value: loss });
         }
         sum += loss;
         tokens += window.len();
@@ -75,7 +95,7 @@ pub fn evaluate(
         progress(i + 1, total, sum / scored as f64);
     }
     let loss = sum / scored as f64;
-    Ok(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses })
+    Ok(Some(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses }))
 }
 
 /// Logits `[b, t, vocabulary]` of ids `[b, t]`, outside of any autograd graph.

@@ -44,7 +44,7 @@ mod trainer;
 pub use data::{Batch, Cursor, Encode, Order, TextFormat, TextSource, Windows};
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};
-pub use evaluate::{EvaluateOptions, Evaluation, evaluate, infer};
+pub use evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_until, infer};
 pub use gradients::Gradients;
 pub use hooks::StepHook;
 pub use metrics::{StepRecord, ValidationRecord};

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use trimwick_recipe::run::{RunError, check_place};
 use trimwick_recipe::{
     Arm, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, QuantizeRule, QuantizeSpec,
     Recipe, TrainSpec,
@@ -12,6 +13,7 @@ use super::survey::{Survey, survey};
 use crate::args::CheckArgs;
 use crate::error::DONE;
 use crate::model::Hub;
+use crate::progress::line;
 use crate::text::{bytes, count, percent, plain, plain_json};
 
 /// Checks a recipe and says what it would do.
@@ -21,6 +23,11 @@ use crate::text::{bytes, count, percent, plain, plain_json};
 pub(super) fn check(args: &CheckArgs) -> Result<u8> {
     let recipe = Recipe::load(&args.recipe, &args.overrides)?;
     let survey = survey(&recipe, Hub::Cached)?;
+    match check_place(&recipe.out, &recipe) {
+        // A run of it can be told to go elsewhere.
+        Err(other @ RunError::OtherRun { .. }) => line(&format!("note: {other}")),
+        place => place?,
+    }
     let plan = Plan::new(&recipe, survey.as_ref());
     print(&if args.json { plain_json(&plan.json()) + "\n" } else { plan.text() })?;
     Ok(DONE)

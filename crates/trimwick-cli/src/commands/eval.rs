@@ -1,6 +1,7 @@
 //! `trimwick eval`: the perplexity of a model.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Error, Result};
@@ -98,6 +99,10 @@ fn text(args: &EvalArgs, source: &ModelSource) -> Result<TextSource> {
             None => Err(bad_input("--text", "at least one file to measure on", "none")),
         };
     }
+    if let Some(file) = repeated(&args.text) {
+        let found = format!("{} twice", file.display());
+        return Err(bad_input("--text", "each file once", found));
+    }
     let format = match (args.format.map_or_else(|| guess(&args.text), Ok)?, &args.field) {
         (Format::Text, Some(_)) => return Err(unused("--field", "plain text has no fields")),
         (Format::Text, None) => TextFormat::Text,
@@ -105,6 +110,13 @@ fn text(args: &EvalArgs, source: &ModelSource) -> Result<TextSource> {
     };
     let separator = args.separator.as_deref().map_or_else(|| Ok("\n\n".into()), unescape)?;
     Ok(TextSource::files(&args.text, format).separator(&separator))
+}
+
+/// The first file that is given again, by whatever path: its text would count twice.
+fn repeated(files: &[PathBuf]) -> Option<&Path> {
+    let place = |file: &Path| std::fs::canonicalize(file).unwrap_or_else(|_| file.into());
+    let mut seen = BTreeSet::new();
+    files.iter().find(|file| !seen.insert(place(file))).map(PathBuf::as_path)
 }
 
 /// The format that the files' names tell.

@@ -29,7 +29,8 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<u8> {
     let prompt = prompt(&args.prompt, tokenizer, &files.config)?;
     let longest = files.config.max_position_embeddings;
     // The last token that is drawn is never fed back.
-    let context = longest.min((prompt.len() + args.max_tokens).saturating_sub(1)).max(prompt.len());
+    let context =
+        longest.min(prompt.len().saturating_add(args.max_tokens).saturating_sub(1)).max(prompt.len());
     let (_store, model) = model::load(&files, context)?;
 
     let mut out = Printer::new(tokenizer, &prompt)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use trimwick_recipe::Recipe;
-use trimwick_recipe::run::{MeasuredArm, Quantization, RunOutcome, Summary, run as run_recipe};
+use trimwick_recipe::run::{MeasuredArm, Quantization, RunOutcome, Summary, check_place, run as run_recipe};
 
 use super::print;
 use super::survey::survey;
@@ -27,6 +27,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     }
     let signals = Signals::watch()?;
     // Whatever the configuration can tell is told before the run's folder exists.
+    check_place(&recipe.out, &recipe)?;
     survey(&recipe, Hub::Fetch)?;
     line(&format!("{}: {}", recipe.name, recipe.out.display()));
     let steps = recipe.train.as_ref().map_or(0, |train| train.steps(recipe.data.context));

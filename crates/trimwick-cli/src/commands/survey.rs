@@ -1,9 +1,8 @@
 //! A recipe against the model that it names, by the model's configuration alone.
 
 use anyhow::Result;
-use serde_json::Value;
 use trimwick_models::{LlamaConfig, ModelFiles, ModelSource, Tokenizer};
-use trimwick_recipe::run::layer_shapes;
+use trimwick_recipe::run::{config_of, layer_shapes};
 use trimwick_recipe::{
     LayerRules, ModelSource as RecipeSource, ModelSpec, PretrainSpec, Recipe, TokenizerSpec,
 };
@@ -54,7 +53,7 @@ fn known(recipe: &Recipe, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
             files.require_tokenizer()?;
             Ok(Some((files.origin, files.config)))
         }
-        ModelSpec::Pretrain(spec) => Ok(Some(("random weights".to_string(), fresh_config(spec)?))),
+        ModelSpec::Pretrain(spec) => Ok(Some(("random weights".to_string(), fresh_config(recipe, spec)?))),
     }
 }
 
@@ -74,15 +73,12 @@ fn open(source: &RecipeSource, hub: Hub) -> Result<Option<ModelFiles>> {
 }
 
 /// The configuration of a model that starts from random weights.
-fn fresh_config(spec: &PretrainSpec) -> Result<LlamaConfig> {
-    let vocab = match &spec.tokenizer {
-        TokenizerSpec::Train { vocab_size } => *vocab_size,
-        TokenizerSpec::File(path) => {
-            let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
-            Tokenizer::from_file(&file)?.vocab_size()
+fn fresh_config(recipe: &Recipe, spec: &PretrainSpec) -> Result<LlamaConfig> {
+    let tokens = match (&spec.tokenizer, spec.tokenizer.file()) {
+        (TokenizerSpec::Train { vocab_size }, _) => *vocab_size,
+        (TokenizerSpec::File(path), file) => {
+            Tokenizer::from_file(&file.unwrap_or(path.clone()))?.vocab_size()
         }
     };
-    let mut table = spec.config.clone();
-    table.entry("vocab_size").or_insert(vocab.into());
-    Ok(LlamaConfig::from_hf_value(&Value::Object(table), "model.config")?)
+    Ok(config_of(recipe, spec, tokens)?)
 }

@@ -113,15 +113,11 @@ fn a_run_that_was_killed_anywhere_continues_to_the_same_bytes() {
 fn a_second_signal_does_not_wait() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("r.toml"), prune_recipe(3)).unwrap();
-    // Long enough to measure that the second signal comes while the first waits.
-    fs::write(dir.path().join("long.txt"), crate::support::words(3, 60_000)).unwrap();
-    let args = ["run", "r.toml", "data.eval={files=[\"long.txt\"]}", "data.eval_tokens=0"];
+    // A step that is long enough for the second signal to come while the first waits for its end.
+    let args = ["run", "r.toml", "compare.arms=[]", "distill=", "train.accumulate=4096"];
     let mut child = trimwick(dir.path(), &args).spawn().unwrap();
-    let begun = Instant::now();
-    while !dir.path().join("runs/r/stages/fingerprint").exists() {
-        assert!(begun.elapsed() < Duration::from_secs(60));
-        sleep(Duration::from_millis(2));
-    }
+    wait_for_lines(&dir.path().join("runs/r/stages/pruned.json"), 1);
+    sleep(Duration::from_millis(300));
     signal(&child, "TERM");
     sleep(Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "there was nothing to wait for");
@@ -130,6 +126,31 @@ fn a_second_signal_does_not_wait() {
     let (code, stdout, _) = told(&child.wait_with_output().unwrap());
     assert_eq!((code, stdout.as_str()), (130, ""));
     assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_signal_ends_measuring_and_pruning_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.toml"), prune_recipe(3)).unwrap();
+    fs::write(dir.path().join("long.txt"), crate::support::words(3, 30_000)).unwrap();
+    let fast = ["run", "r.toml", "compare.arms=[]", "distill="];
+    let long =
+        ["data.train={files=[\"long.txt\"]}", "data.eval={files=[\"long.txt\"]}", "data.eval_tokens=0"];
+    for (name, stage, record) in
+        [("measuring", &long[..], "fingerprint"), ("pruning", &["calibration.windows=100"], "dense.json")]
+    {
+        let args = [&fast[..], stage, &["--out", name]].concat();
+        let child = trimwick(dir.path(), &args).spawn().unwrap();
+        wait_for_lines(&dir.path().join(name).join("stages").join(record), 1);
+        signal(&child, "TERM");
+        let begun = Instant::now();
+        let (code, stdout, stderr) = told(&child.wait_with_output().unwrap());
+        assert_eq!((code, stdout.as_str()), (143, ""), "{stderr}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{name}: {:?}", begun.elapsed());
+        assert!(stderr.lines().last().unwrap().starts_with("stopped by SIGTERM"), "{stderr}");
+    }
+    let args = [&fast[..], &["calibration.windows=100", "--out", "pruning"]].concat();
+    assert!(done(dir.path(), &args).contains("recovered"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The real binary, driven as a user drives it.
 
 mod bad_input;
+mod early;
 mod help;
 mod inspect;
 mod interrupted;
@@ -9,3 +10,4 @@ mod quantize;
 mod recipes;
 mod run;
 mod support;
+mod tampered;

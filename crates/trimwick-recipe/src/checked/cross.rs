@@ -129,6 +129,17 @@ impl Sections<'_> {
             report.no_effect("calibration", why, "remove the section, or write prune.method = \"sparsegpt\"");
         }
         let Some(data) = self.data else { return };
+        if let Some(tokens) = data.eval_tokens
+            && tokens < data.context as u64
+        {
+            let expected = format!("at least one window, data.context = {}", data.context);
+            report.conflict(
+                "data.eval_tokens",
+                expected,
+                tokens.to_string(),
+                "raise it, or shorten data.context",
+            );
+        }
         let trains_tokenizer =
             self.pretrain().is_some_and(|pretrain| matches!(pretrain.tokenizer, TokenizerSpec::Train { .. }));
         let reader = if self.train.present() {

@@ -54,6 +54,17 @@ pub enum TokenizerSpec {
     File(PathBuf),
 }
 
+impl TokenizerSpec {
+    /// The `tokenizer.json` to read, if one is given: the file, or that of the folder.
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            TokenizerSpec::Train { .. } => None,
+            TokenizerSpec::File(path) if path.is_dir() => Some(path.join("tokenizer.json")),
+            TokenizerSpec::File(path) => Some(path.clone()),
+        }
+    }
+}
+
 impl PretrainSpec {
     /// The longest context of the model: `max_position_embeddings`.
     pub fn max_positions(&self) -> Option<u64> {

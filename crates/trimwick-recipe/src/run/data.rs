@@ -5,7 +5,7 @@ use trimwick_models::{Tokenizer, builtin};
 use trimwick_train::{BoxError, TextFormat, TextSource, Windows};
 
 use super::error::{Result, RunError};
-use crate::{CalibrationSpec, Recipe, TextFormat as Format, TextSource as Text};
+use crate::{CalibrationSpec, FaultKind, Faults, Recipe, TextFormat as Format, TextSource as Text};
 
 /// The windows of the training text, if the recipe has one.
 pub(crate) fn training(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Option<Windows>> {
@@ -23,9 +23,20 @@ pub(crate) fn held_out(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> 
     Ok(windows)
 }
 
+/// Whether there are as many windows as calibration takes.
+pub(crate) fn check_calibration(recipe: &Recipe, windows: Option<&Windows>) -> Result<()> {
+    let (Some(spec), Some(windows)) = (&recipe.calibration, windows) else { return Ok(()) };
+    if windows.len() < spec.windows {
+        let expected = format!("at most the {} windows of data.train", windows.len());
+        let (found, advice) = (spec.windows.to_string(), "lower it, or give more text".to_string());
+        let kind = FaultKind::Conflict { expected, found, advice };
+        return Err(Faults::from(recipe.fault("calibration.windows", kind)).into());
+    }
+    Ok(())
+}
+
 /// Token ids `[1, context]` of the calibration windows: the first of a keyed permutation of the training windows.
 pub(crate) fn calibration(spec: &CalibrationSpec, windows: &Windows) -> Result<Vec<Tensor>> {
-    at_least(spec.windows, windows, "data.train")?;
     let order = windows.order(spec.seed, 0);
     (0..spec.windows as u64)
         .filter_map(|i| windows.window(order.at(i) as usize))

@@ -1,27 +1,32 @@
 //! Writing the model, and proving that the written bytes are what was trained.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use trimwick_formats::atomic_write;
 use trimwick_formats::safetensors::{Dtype, NewTensor, SafetensorsFile, write};
+use trimwick_formats::{atomic_write, read_small, sha256_file};
 use trimwick_kernels as kernels;
-use trimwick_models::{LlamaConfig, Tokenizer};
 use trimwick_nn::{Layer, Param, ParamStore, Role};
 use trimwick_sparse::{Pattern, bits};
 
 use super::error::{Result, RunError};
+use super::masks::MASKS;
+use super::origin::Origin;
 use super::snapshot;
 use crate::ExportDtype;
 
-/// File of the masks beside the weights.
-const MASKS: &str = "masks.safetensors";
 /// File of the weights.
 const WEIGHTS: &str = "model.safetensors";
+/// Files that a fine-tuned model has in common with the one it came from.
+const COMPANIONS: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
 
 /// Shape and f32 values of every parameter, by name.
 type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -38,40 +43,81 @@ pub(crate) struct Written {
     pub(crate) digests: BTreeMap<String, String>,
 }
 
-/// Writes a folder that transformers, stock candle and this program load, reopens it and proves it.
+/// The layers that must have a mask by their paths, and the pattern where it is known.
+pub(crate) type Masked = BTreeMap<String, Option<Pattern>>;
+
+/// Writes a folder that transformers, stock candle and this program load, reopens it and proves it. The files get their
+/// names in `folder` only then.
 pub(crate) fn export(
     store: &ParamStore,
-    config: &LlamaConfig,
-    tokenizer: &Tokenizer,
+    origin: &Origin,
     dtype: ExportDtype,
-    pattern: Option<Pattern>,
+    masked: &Masked,
     folder: &Path,
 ) -> Result<Written> {
-    std::fs::create_dir_all(folder).map_err(|source| RunError::Io { path: folder.into(), source })?;
     let (dtype, dtype_name) = match dtype {
         ExportDtype::BF16 => (Dtype::BF16, "bfloat16"),
         ExportDtype::F16 => (Dtype::F16, "float16"),
         ExportDtype::F32 => (Dtype::F32, "float32"),
     };
-    let weights = folder.join(WEIGHTS);
     let folded = fold(store)?;
+    check_range(&folded, dtype, dtype_name)?;
+    let aside = Aside::new(folder)?;
+    let weights = aside.path.join(WEIGHTS);
     let tensors = folded.iter().map(|(name, (shape, values))| NewTensor::floats(name, dtype, shape, values));
     write(&weights, tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
-    let config = serde_json::to_vec_pretty(&config.to_hf_json(dtype_name))
+    let config = serde_json::to_vec_pretty(&origin.config.to_hf_json(dtype_name))
         .map_err(|source| RunError::Record { path: folder.join("config.json"), source })?;
-    atomic_write(folder.join("config.json"), &config)?;
-    tokenizer.save_json(&folder.join("tokenizer.json"))?;
+    atomic_write(aside.path.join("config.json"), &config)?;
+    origin.tokenizer.save_json(&aside.path.join("tokenizer.json"))?;
     let mut files = vec!["config.json", WEIGHTS, "tokenizer.json"];
     if store.params().iter().any(|p| snapshot::is_mask(p.name())) {
-        snapshot::save(store, &folder.join(MASKS), snapshot::is_mask)?;
+        snapshot::save(store, &aside.path.join(MASKS), snapshot::is_mask)?;
         files.push(MASKS);
     }
+    files.extend(companions(origin, &aside.path)?);
 
-    let mut written = prove(store, &folded, &weights, pattern)?;
-    for name in files {
-        written.digests.insert(name.into(), digest(&folder.join(name))?);
+    let mut written = prove(store, &folded, &weights, masked)?;
+    for name in &files {
+        written.digests.insert(name.to_string(), sha256_file(aside.path.join(name))?);
     }
+    aside.finish(folder, &files)?;
     Ok(written)
+}
+
+/// Files that other programs read beside the weights, taken over from the model that the run started from.
+fn companions(origin: &Origin, to: &Path) -> Result<Vec<&'static str>> {
+    const LARGEST: u64 = 16 << 20;
+    let mut taken = Vec::new();
+    for name in COMPANIONS {
+        let Some(folder) = &origin.folder else { break };
+        if let Some(bytes) = read_small(folder.join(name), LARGEST)? {
+            atomic_write(to.join(name), &bytes)?;
+            taken.push(name);
+        }
+    }
+    Ok(taken)
+}
+
+/// A value that is finite now must be finite in the file.
+fn check_range(folded: &Folded, dtype: Dtype, name: &'static str) -> Result<()> {
+    for (tensor, (_, values)) in folded {
+        let infinite = |v: &f32| v.is_finite() && rounded(dtype, *v).is_infinite();
+        if let Some(index) = values.iter().position(infinite) {
+            let (tensor, value) = (tensor.clone(), values[index]);
+            return Err(RunError::Overflow { tensor, index, value, dtype: name });
+        }
+    }
+    Ok(())
+}
+
+/// A value as a file of the type holds it.
+fn rounded(dtype: Dtype, v: f32) -> f32 {
+    match dtype {
+        Dtype::BF16 => half::bf16::from_f32(v).to_f32(),
+        Dtype::F16 => half::f16::from_f32(v).to_f32(),
+        _ => v,
+    }
 }
 
 /// Every parameter as the model computes with it: reparametrized weights folded, f32, by name.
@@ -94,7 +140,7 @@ fn fold(store: &ParamStore) -> Result<Folded> {
 
 /// Reopens the file: every tensor there, of the right shape and with the bits of the fold; every dropped weight
 /// +0.0 in the file's own dtype; no group of the pattern violated.
-fn prove(store: &ParamStore, folded: &Folded, path: &Path, pattern: Option<Pattern>) -> Result<Written> {
+fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> Result<Written> {
     let fault =
         |tensor: &str, what: String| RunError::Proof { path: path.into(), tensor: tensor.into(), what };
     let file = SafetensorsFile::open(path)?;
@@ -116,43 +162,95 @@ fn prove(store: &ParamStore, folded: &Folded, path: &Path, pattern: Option<Patte
             return Err(fault(name, format!("shape {:?}, expected {shape:?}", info.shape)));
         }
         let read = file.read_f32(name)?;
-        let rounded = |v: f32| match info.dtype {
-            Dtype::BF16 => half::bf16::from_f32(v).to_f32(),
-            Dtype::F16 => half::f16::from_f32(v).to_f32(),
-            _ => v,
-        };
+        let rounded = |v: f32| rounded(info.dtype, v);
         if let Some(i) = (0..read.len()).find(|&i| read[i].to_bits() != rounded(values[i]).to_bits()) {
             return Err(fault(name, format!("element {i} is {}, expected {}", read[i], rounded(values[i]))));
         }
         out.parameters += read.len();
         out.zeros += read.iter().filter(|v| v.to_bits() == 0).count();
         let Some(layer) = layers.iter().find(|l| l.weight().name() == name) else { continue };
-        let Some(mask) = bits(layer)? else { continue };
+        let wanted = masked.get(layer.path());
+        let Some(mask) = bits(layer)? else {
+            if wanted.is_some() {
+                return Err(fault(name, "has no mask, and the layer is pruned".into()));
+            }
+            continue;
+        };
         let dropped = |i: usize| mask[i / 8] >> (i % 8) & 1 == 0;
         if let Some(i) = (0..read.len()).find(|&i| dropped(i) && read[i].to_bits() != 0) {
             return Err(fault(name, format!("element {i} is pruned but holds {}", read[i])));
         }
-        if let Some(Pattern::Nm { n, m }) = pattern {
-            let cols = shape.last().copied().unwrap_or(1);
-            out.groups += read.len() / m;
-            let violating = kernels::violations_nm(&read, cols, n, m);
-            if violating > 0 {
-                return Err(fault(name, format!("{violating} groups break the pattern {n}:{m}")));
+        match wanted.copied().flatten() {
+            Some(Pattern::Nm { n, m }) => {
+                let cols = shape.last().copied().unwrap_or(1);
+                out.groups += read.len() / m;
+                let violating = kernels::violations_nm(&read, cols, n, m);
+                if violating > 0 {
+                    return Err(fault(name, format!("{violating} groups break the pattern {n}:{m}")));
+                }
             }
+            Some(Pattern::Unstructured { sparsity }) => {
+                let zeros = (0..read.len()).filter(|&i| dropped(i)).count();
+                // Rows and blocks round their share one by one.
+                let least = sparsity * read.len() as f64 - read.len() as f64 / 16. - 1.;
+                if (zeros as f64) < least {
+                    return Err(fault(
+                        name,
+                        format!("{zeros} of {} weights are dropped, expected {sparsity}", read.len()),
+                    ));
+                }
+            }
+            None => {}
         }
+    }
+    let proved = |path: &&String| layers.get(path).is_some_and(|l| folded.contains_key(l.weight().name()));
+    if let Some(path) = masked.keys().find(|path| !proved(path)) {
+        return Err(fault(path, "the layer is pruned and its weight was not written".into()));
     }
     Ok(out)
 }
 
-/// SHA-256 of a file, in hex.
-fn digest(path: &Path) -> Result<String> {
-    let io = |source| RunError::Io { path: PathBuf::from(path), source };
-    let mut file = std::fs::File::open(path).map_err(io)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
+/// A folder beside the final one, gone with the value.
+struct Aside {
+    path: PathBuf,
+}
+
+impl Aside {
+    fn new(folder: &Path) -> Result<Self> {
+        let mut name = folder.file_name().unwrap_or_default().to_os_string();
+        name.push(".tmp");
+        let path = folder.with_file_name(name);
+        let io = |source| RunError::Io { path: path.clone(), source };
+        // One that a killed process left; the run's folder is this process's alone.
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(io)?;
         }
+        std::fs::create_dir_all(&path).map_err(io)?;
+        Ok(Self { path })
+    }
+
+    /// Moves the files to where they belong, each as a whole; the folder as a whole where there is none yet.
+    fn finish(self, folder: &Path, files: &[&str]) -> Result<()> {
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| RunError::Io { path, source }
+        };
+        if !folder.exists() {
+            std::fs::rename(&self.path, folder).map_err(io(folder))?;
+        }
+        for name in files.iter().filter(|_| self.path.exists()) {
+            std::fs::rename(self.path.join(name), folder.join(name)).map_err(io(&folder.join(name)))?;
+        }
+        for written in [folder, folder.parent().unwrap_or(folder)] {
+            std::fs::File::open(written).and_then(|folder| folder.sync_all()).map_err(io(written))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Best effort: what is left is removed by the next run.
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }

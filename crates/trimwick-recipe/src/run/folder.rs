@@ -9,10 +9,16 @@ use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_formats::{atomic_write, read_small};
 
 use super::error::{Result, RunError};
+use super::place::check_place;
+use super::summary::ARMS;
 use crate::Recipe;
 
 /// No record of a stage is as long, in bytes.
-const LARGEST: u64 = 1 << 20;
+pub(crate) const LARGEST: u64 = 1 << 20;
+/// Says whose the folder is; in `stages`.
+pub(crate) const FINGERPRINT: &str = "fingerprint";
+/// The recipe with every default written out.
+pub(crate) const RECIPE: &str = "recipe.toml";
 
 /// A stage that is done: what it found, and what it cost.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,24 +52,32 @@ impl RunFolder {
     /// Takes the folder for `recipe`, making it if it is missing.
     ///
     /// # Errors
-    /// [`RunError::OtherRun`] when it holds a run of another recipe; [`trimwick_formats::Error::Locked`].
+    /// As [`check_place`]; [`trimwick_formats::Error::Locked`].
     pub(crate) fn open(path: &Path, recipe: &Recipe) -> Result<Self> {
+        check_place(path, recipe)?;
         let fingerprint = recipe.fingerprint();
         let lock = CheckpointDir::open(path.join("stages"))?;
-        let named = path.join("stages").join("fingerprint");
-        match read_small(&named, LARGEST)? {
-            Some(found) if found.trim_ascii() == fingerprint.as_bytes() => {}
-            Some(found) => {
-                let found = String::from_utf8_lossy(found.trim_ascii()).escape_debug().take(12).collect();
-                let (path, expected) = (path.into(), fingerprint[..12].into());
-                return Err(RunError::OtherRun { path, expected, found });
-            }
-            None => {
-                atomic_write(path.join("recipe.toml"), recipe.resolve().as_bytes())?;
-                atomic_write(&named, fingerprint.as_bytes())?;
-            }
+        // Another process may have taken it for another recipe in between.
+        check_place(path, recipe)?;
+        let named = path.join("stages").join(FINGERPRINT);
+        if read_small(&named, LARGEST)?.is_none() {
+            atomic_write(&named, fingerprint.as_bytes())?;
+        }
+        let written = path.join(RECIPE);
+        if !written.exists() {
+            atomic_write(&written, recipe.resolve().as_bytes())?;
         }
         Ok(Self { path: path.into(), fingerprint, _lock: lock, cost: Cost::default(), mark: Instant::now() })
+    }
+
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether any arm is measured.
+    pub(crate) fn has_records(&self) -> bool {
+        ARMS.iter().any(|arm| self.record(arm).exists())
     }
 
     /// A path in the folder.
@@ -85,8 +99,17 @@ impl RunFolder {
     pub(crate) fn done<T: DeserializeOwned>(&mut self, stage: &str) -> Result<Option<T>> {
         let path = self.record(stage);
         let Some(text) = read_small(&path, LARGEST)? else { return Ok(None) };
-        let record: Record<T> =
-            serde_json::from_slice(&text).map_err(|source| RunError::Record { path, source })?;
+        let record: Record<T> = serde_json::from_slice(&text)
+            .map_err(|source| RunError::Record { path: path.clone(), source })?;
+        if record.fingerprint != self.fingerprint {
+            let short = |text: &str| text.escape_debug().take(12).collect::<String>();
+            let (expected, found) = (short(&self.fingerprint), short(&record.fingerprint));
+            return Err(RunError::Stale { path, what: "fingerprint", expected, found });
+        }
+        if !(record.seconds.is_finite() && record.seconds >= 0.) {
+            let (expected, found) = ("a time".to_string(), record.seconds.to_string());
+            return Err(RunError::Stale { path, what: "seconds", expected, found });
+        }
         self.add(record.seconds, record.peak_rss_bytes);
         Ok(Some(record.result))
     }
@@ -110,7 +133,8 @@ impl RunFolder {
         self.cost.peak_rss_bytes = self.cost.peak_rss_bytes.max(peak_rss_bytes);
     }
 
-    fn record(&self, stage: &str) -> PathBuf {
+    /// The record of a stage.
+    pub(crate) fn record(&self, stage: &str) -> PathBuf {
         self.path.join("stages").join(format!("{stage}.json"))
     }
 }

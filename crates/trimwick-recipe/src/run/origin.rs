@@ -1,6 +1,7 @@
 //! The model that a run starts from, as often as the arms need it.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,14 +10,13 @@ use trimwick_models::source::{self, ModelFiles, OpenOptions};
 use trimwick_models::{Llama, LlamaConfig, Tokenizer};
 use trimwick_nn::{ParamStore, Role, TensorSource};
 
-use super::data;
 use super::error::{Result, RunError};
-use super::event::{Event, Report, Stage};
+use super::event::{Event, Report};
 use super::folder::RunFolder;
-use crate::{LayerKind, LayerShape, ModelSource, ModelSpec, PretrainSpec, Recipe, TokenizerSpec};
-
-/// End of text in tokenizers that a run trains.
-const END_OF_TEXT: &str = "<|endoftext|>";
+use super::fresh::{TOKENIZER, config_with, tokenizer_of};
+use super::masks::Carried;
+use super::{inputs, kept};
+use crate::{LayerKind, LayerShape, ModelSource, ModelSpec, Recipe, TokenizerSpec};
 
 /// A model with its parameters.
 pub(crate) struct Built {
@@ -29,39 +29,93 @@ pub(crate) struct Origin {
     pub(crate) config: LlamaConfig,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) name: String,
+    /// Digest of what the model is made from.
+    pub(crate) identity: String,
+    /// The masks of a model that is pruned already.
+    pub(crate) carried: Carried,
+    /// The folder that the model was read from.
+    pub(crate) folder: Option<PathBuf>,
     weights: Option<Arc<dyn TensorSource>>,
     seed: u64,
     context: usize,
+    trains_tokenizer: bool,
 }
 
 impl Origin {
-    /// Opens the recipe's model, checks the recipe against its layers, and trains a tokenizer where it says so.
-    pub(crate) fn open(recipe: &Recipe, folder: Option<&RunFolder>, report: Report<'_>) -> Result<Self> {
-        let (config, tokenizer, name, weights) = match &recipe.model {
+    /// Opens the recipe's model and checks the recipe against its layers. A tokenizer that the recipe trains is read from
+    /// the run's folder `out`, or trained where that has none yet.
+    pub(crate) fn open(recipe: &Recipe, out: &Path, report: Report<'_>) -> Result<Self> {
+        let mut trains_tokenizer = false;
+        let mut folder = None;
+        let (config, tokenizer, name, weights, identity) = match &recipe.model {
             ModelSpec::Source(source) => {
                 let files = open_source(source)?;
-                let ModelFiles { config, weights, tokenizer, origin, .. } = files;
+                let ModelFiles { config, weights, tokenizer, origin, path, .. } = files;
                 let tokenizer = tokenizer.ok_or_else(|| RunError::NoTokenizer { origin: origin.clone() })?;
-                (config, tokenizer, origin, Some(weights))
+                let identity = inputs::of_source(source, &origin)?;
+                folder = path.filter(|path| path.is_dir());
+                (config, tokenizer, origin, Some(weights), identity)
             }
             ModelSpec::Pretrain(spec) => {
-                let tokenizer = pretraining_tokenizer(recipe, spec, folder, report)?;
-                (pretraining_config(spec, &tokenizer)?, tokenizer, "random weights".to_string(), None)
+                trains_tokenizer = matches!(spec.tokenizer, TokenizerSpec::Train { .. });
+                let tokenizer = tokenizer_of(recipe, spec, out, report)?;
+                let config = config_with(recipe, spec, &tokenizer)?;
+                let identity = inputs::of_tokenizer(&tokenizer)?;
+                (config, tokenizer, "random weights".to_string(), None, identity)
             }
         };
         recipe.check_layers(&layer_shapes(&config))?;
         recipe.check_context(config.max_position_embeddings)?;
-        Ok(Self { config, tokenizer, name, weights, seed: recipe.seed, context: recipe.data.context })
+        let carried = Carried::read(folder.as_deref(), &config)?;
+        let (seed, context) = (recipe.seed, recipe.data.context);
+        Ok(Self {
+            config,
+            tokenizer,
+            name,
+            identity,
+            carried,
+            folder,
+            weights,
+            seed,
+            context,
+            trains_tokenizer,
+        })
     }
 
-    /// The model with its original weights, in f32 on the CPU.
+    /// Puts a tokenizer that was trained into the folder of the run.
+    pub(crate) fn keep_tokenizer(&self, folder: &RunFolder) -> Result<()> {
+        let path = folder.at(TOKENIZER);
+        if self.trains_tokenizer && !kept::sealed(&path)? {
+            self.tokenizer.save_json(&path)?;
+            kept::seal(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Says that the model brings masks along which the recipe leaves as they are.
+    pub(crate) fn note_masks(&self, recipe: &Recipe, report: Report<'_>) -> Result<()> {
+        let chosen: BTreeSet<String> = match &recipe.prune {
+            Some(_) => {
+                let rules = recipe.check_layers(&layer_shapes(&self.config))?;
+                rules.pruned().map(str::to_string).collect()
+            }
+            None => BTreeSet::new(),
+        };
+        let kept = self.carried.layers().filter(|path| !chosen.contains(*path)).count();
+        if kept > 0 {
+            report(Event::Note(format!("the model is pruned: {kept} layers keep their masks")));
+        }
+        Ok(())
+    }
+
+    /// The model with its original weights and masks, in f32 on the CPU.
     pub(crate) fn build(&self) -> Result<Built> {
         let store = match &self.weights {
             Some(weights) => ParamStore::from_source(weights.clone(), DType::F32, &Device::Cpu, self.seed),
             None => ParamStore::with_seed(DType::F32, &Device::Cpu, self.seed),
         };
         let model = Llama::new(&self.config, Some(self.context), store.var_builder())?;
-
+        self.carried.put(&store.layers())?;
         Ok(Built { store, model })
     }
 
@@ -98,46 +152,6 @@ pub fn layer_shapes(config: &LlamaConfig) -> Vec<LayerShape> {
         Some(LayerShape { path: path.into(), kind, shape: shape.clone(), bias: has_bias(path) })
     };
     tensors.iter().filter_map(shape).collect()
-}
-
-fn pretraining_tokenizer(
-    recipe: &Recipe,
-    spec: &PretrainSpec,
-    folder: Option<&RunFolder>,
-    report: Report<'_>,
-) -> Result<Tokenizer> {
-    let path = match &spec.tokenizer {
-        TokenizerSpec::File(path) => return Ok(Tokenizer::from_file(path)?),
-        TokenizerSpec::Train { vocab_size } => {
-            let Some(folder) = folder else {
-                return Err(RunError::NoTokenizer { origin: "random weights".into() });
-            };
-            let path = folder.at("stages/tokenizer.json");
-            if !path.exists() {
-                report(Event::Begin(Stage::Tokenizer));
-                train_tokenizer(recipe, *vocab_size, &path)?;
-            }
-            path
-        }
-    };
-    Ok(Tokenizer::from_file(&path)?)
-}
-
-fn train_tokenizer(recipe: &Recipe, vocab_size: usize, path: &Path) -> Result<()> {
-    let texts = data::raw_texts(recipe)?;
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    Ok(Tokenizer::train_bpe(&texts, vocab_size, &[END_OF_TEXT])?.save_json(path)?)
-}
-
-/// The configuration of a fresh model: the recipe's table, with the vocabulary of its tokenizer.
-fn pretraining_config(spec: &PretrainSpec, tokenizer: &Tokenizer) -> Result<LlamaConfig> {
-    let mut table = spec.config.clone();
-    table.insert("vocab_size".into(), tokenizer.vocab_size().into());
-    if let Some(end) = tokenizer.token_to_id(END_OF_TEXT) {
-        table.entry("bos_token_id").or_insert(end.into());
-        table.entry("eos_token_id").or_insert(end.into());
-    }
-    Ok(LlamaConfig::from_hf_value(&table.into(), "model.config")?)
 }
 
 /// Seconds since `begun`, for notes.

@@ -1,10 +1,12 @@
 //! Pruning an arm's model.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::Tensor;
 use trimwick_nn::{Layers, ParamStore};
-use trimwick_sparse::{Magnitude, Method, Pattern, Propagate, SparseGpt, Wanda, prune_model};
+use trimwick_sparse::{Magnitude, Method, Pattern, Propagate, SparseGpt, Wanda, Watch, prune_model_until};
 
-use super::error::Result;
+use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use super::origin::Built;
 use crate::{Pattern as RecipePattern, PruneMethod, PruneSpec};
@@ -29,11 +31,15 @@ pub(crate) fn selected(store: &ParamStore, prune: &PruneSpec) -> Result<(Layers,
 }
 
 /// Prunes a model once by the recipe's method, or by magnitude whatever the method is.
+///
+/// # Errors
+/// [`RunError::Stopped`] when the stop flag ended it: the model is of no use then.
 pub(crate) fn prune(
     built: &Built,
     spec: &PruneSpec,
     by_magnitude: bool,
     calibration: &[Tensor],
+    stop: &AtomicBool,
     report: Report<'_>,
 ) -> Result<()> {
     let (layers, pattern) = selected(&built.store, spec)?;
@@ -50,5 +56,9 @@ pub(crate) fn prune(
         _ => Propagate::Dense,
     };
     let mut progress = |done, total| report(Event::Part { done, total, loss: None });
-    Ok(prune_model(&built.model, &layers, pattern, &*method, calibration, propagate, &mut progress)?)
+    let watch = Watch { progress: &mut progress, stop: &|| stop.load(Ordering::Relaxed) };
+    match prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)? {
+        true => Ok(()),
+        false => Err(RunError::Stopped),
+    }
 }

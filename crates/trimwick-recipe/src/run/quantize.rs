@@ -1,6 +1,7 @@
 //! Quantizing an arm's model: which layers take which grid, ranges from calibration data, changes on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use trimwick_nn::{Layer, Layers, ParamStore};
 use trimwick_quant::{self as quant, Code, Granularity, QuantSchedule, QuantSpec, Rule, Scheme};
 use trimwick_train::{BoxError, StepHook, infer};
 
-use super::error::Result;
+use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use super::origin::Built;
 use crate::{KvGrid, QuantizeSpec};
@@ -72,17 +73,24 @@ pub(crate) fn calibrate(
     built: &Built,
     layers: &Layers,
     windows: &[Tensor],
+    stop: &AtomicBool,
     report: Report<'_>,
 ) -> Result<()> {
     let total = windows.len();
     let forward = || {
         for (done, window) in windows.iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(candle_core::Error::Msg("stopped".into()));
+            }
             report(Event::Part { done, total, loss: None });
             infer(&built.model, window)?;
         }
         Ok(())
     };
-    Ok(quant::calibrate_all(layers, &built.store.kv_slots(), forward)?)
+    match quant::calibrate_all(layers, &built.store.kv_slots(), forward) {
+        Err(_) if stop.load(Ordering::Relaxed) => Err(RunError::Stopped),
+        done => Ok(done?),
+    }
 }
 
 /// Takes the scales of an earlier calibration from the store.

@@ -1,11 +1,11 @@
 //! The values of a store as a safetensors file between two stages: every parameter and buffer, bit for bit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use trimwick_formats::safetensors::{Dtype, NewTensor, SafetensorsFile, write};
-use trimwick_nn::ParamStore;
+use trimwick_nn::{Layers, ParamStore};
 use trimwick_sparse::MASK_BUFFER;
 
 use super::error::{Result, RunError};
@@ -24,29 +24,41 @@ pub(crate) fn save(store: &ParamStore, path: &Path, wanted: impl Fn(&str) -> boo
     Ok(write(path, tensors, &BTreeMap::new())?)
 }
 
-/// Puts the values of a snapshot back into the store of the same model, masks included.
-pub(crate) fn restore(store: &ParamStore, path: &Path) -> Result<()> {
+/// What a snapshot has to hold, no more and no less: every parameter and buffer of the store, and a mask for each layer
+/// of `pruned`.
+pub(crate) fn whole(store: &ParamStore, pruned: Option<&Layers>) -> BTreeSet<String> {
+    let masks = pruned.into_iter().flatten().map(|layer| format!("{}.{MASK_BUFFER}", layer.path()));
+    store.params().iter().map(|p| p.name().to_string()).chain(masks).collect()
+}
+
+/// Puts the values of a snapshot back into the store of the same model, masks included. It must hold exactly the tensors
+/// `expected`; without them, only what belongs to quantizers.
+///
+/// # Errors
+/// [`RunError::Snapshot`] with the tensor that is missing or one too many.
+pub(crate) fn restore(store: &ParamStore, path: &Path, expected: Option<&BTreeSet<String>>) -> Result<()> {
     let file = SafetensorsFile::open(path)?;
+    let fault =
+        |tensor: &str, what| RunError::Snapshot { path: path.into(), tensor: tensor.to_string(), what };
+    let belongs = |name: &String| match expected {
+        Some(expected) => expected.contains(name),
+        None => trimwick_quant::owns(name),
+    };
+    if let Some(name) = file.tensors().keys().find(|name| !belongs(name)) {
+        return Err(fault(name, "no part of what was saved"));
+    }
+    if let Some(name) = expected.into_iter().flatten().find(|name| !file.tensors().contains_key(*name)) {
+        return Err(fault(name, "missing"));
+    }
     for (name, info) in file.tensors() {
-        let device = store.device();
-        if info.dtype == Dtype::U8 {
-            let bits = Tensor::from_vec(file.read_raw(name)?, info.shape.clone(), &Device::Cpu)?;
-            store.set_buffer(name, &bits)?;
-        } else {
-            let values = Tensor::from_vec(file.read_f32(name)?, info.shape.clone(), &Device::Cpu)?;
-            let unknown = || RunError::Proof {
-                path: path.into(),
-                tensor: name.clone(),
-                what: "the model has no such parameter".into(),
-            };
-            let Some(param) = store.get(name) else {
-                if !trimwick_quant::owns(name) {
-                    return Err(unknown());
-                }
-                store.set_buffer(name, &values)?;
-                continue;
-            };
-            param.set(&values.to_dtype(param.dtype())?.to_device(device)?)?;
+        let bytes = info.dtype == Dtype::U8;
+        let values = match bytes {
+            true => Tensor::from_vec(file.read_raw(name)?, info.shape.clone(), &Device::Cpu)?,
+            false => Tensor::from_vec(file.read_f32(name)?, info.shape.clone(), &Device::Cpu)?,
+        };
+        match store.get(name).filter(|_| !bytes) {
+            Some(param) => param.set(&values.to_dtype(param.dtype())?.to_device(store.device())?)?,
+            None => drop(store.set_buffer(name, &values)?),
         }
     }
     trimwick_sparse::restore(&store.layers(), None)?;
@@ -70,5 +82,46 @@ impl Values {
             DType::U8 => Self::Bytes(flat.to_vec1()?),
             _ => Self::Floats(flat.to_dtype(DType::F32)?.to_vec1()?),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trimwick_nn::linear;
+    use trimwick_sparse::{Magnitude, Pattern, prune};
+
+    fn store(width: usize) -> ParamStore {
+        let store = ParamStore::new(DType::F32, &Device::Cpu);
+        for name in ["a", "b"] {
+            linear(width, 4, store.var_builder().pp(name)).unwrap();
+        }
+        store
+    }
+
+    #[test]
+    fn a_snapshot_that_lost_or_gained_a_tensor_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.safetensors");
+        let pruned = store(8);
+        prune(&pruned.layers(), Pattern::TWO_FOUR, &Magnitude).unwrap();
+        let fresh = store(8);
+        let expected = whole(&fresh, Some(&fresh.layers()));
+
+        save(&pruned, &path, |_| true).unwrap();
+        restore(&fresh, &path, Some(&expected)).unwrap();
+        assert_eq!(whole(&fresh, None), expected);
+
+        for lost in ["a.weight_mask", "b.weight_mask", "b.bias"] {
+            save(&pruned, &path, |name| name != lost).unwrap();
+            let message = restore(&store(8), &path, Some(&expected)).unwrap_err().to_string();
+            assert!(message.contains(&format!("{lost}: missing; remove the file")), "{message}");
+        }
+        save(&pruned, &path, |_| true).unwrap();
+        let without = whole(&store(8), None);
+        let message = restore(&store(8), &path, Some(&without)).unwrap_err().to_string();
+        assert!(message.contains("a.weight_mask: no part of what was saved"), "{message}");
+        let message = restore(&store(8), &path, None).unwrap_err().to_string();
+        assert!(message.contains("no part of what was saved"), "{message}");
     }
 }

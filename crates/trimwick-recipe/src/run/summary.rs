@@ -7,6 +7,19 @@ use trimwick_train::Evaluation;
 
 use super::quantize::Quantization;
 
+/// The arms that a run can have, in the order of its table.
+pub(crate) const ARMS: [&str; 9] = [
+    "dense",
+    "dense_tuned",
+    "pruned_magnitude",
+    "pruned",
+    "quantized",
+    "dense_tuned_quantized",
+    "recovered",
+    "trained",
+    "exported",
+];
+
 /// A model that a run measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -151,6 +151,8 @@ impl Packer<'_> {
                     next
                 }
                 TextFormat::Jsonl { field } => input.lines(|text, line| {
+                    // Editors of some systems begin a file with a byte order mark.
+                    let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
                     let document = match text.trim_ascii() {
                         "" => return Ok(Next::Go),
                         text => document(input, line, text, field)?,

@@ -1,0 +1,109 @@
+//! The end of a run: the model written and proved, the summary put together.
+
+use candle_core::Device;
+use trimwick_sparse::Pattern;
+
+use super::error::{Result, RunError};
+use super::event::{Event, Stage};
+use super::export::{self, Masked, Written};
+use super::folder::RunFolder;
+use super::origin::{self, Built};
+use super::prune;
+use super::quantize::{self, Quantization};
+use super::stages::Run;
+use super::summary::{self, Arm as MeasuredArm, Summary};
+use crate::Recipe;
+
+/// What was written, and what it was proved to hold.
+pub(crate) struct Finished {
+    written: Written,
+    pattern: Option<Pattern>,
+    quantized: Option<Quantization>,
+}
+
+impl Run<'_, '_> {
+    /// Writes the model that the run ends with, and measures what was written.
+    pub(crate) fn export(&mut self, built: &Built) -> Result<Finished> {
+        let recipe = self.recipe;
+        // Every layer that must have a mask: those that the model brought along, and those of the recipe.
+        let mut masked: Masked = self.origin.carried.layers().map(|path| (path.to_string(), None)).collect();
+        let mut pattern = None;
+        if let Some(spec) = &recipe.prune {
+            let (layers, chosen) = prune::selected(&built.store, spec)?;
+            masked.extend(layers.iter().map(|layer| (layer.path().to_string(), Some(chosen))));
+            pattern = Some(chosen);
+        }
+        let quantized = match &recipe.quantize {
+            Some(spec) => Some(quantize::describe(&built.store, spec)?),
+            None => None,
+        };
+        if let Some(off) = quantized.as_ref().map(|q| q.off_grid).filter(|&off| off > 0) {
+            let what = format!("{off} weights are not on their grid; report this recipe");
+            let (path, tensor) = (self.folder.at("model"), "file".into());
+            return Err(RunError::Proof { path, tensor, what });
+        }
+        let folder = self.folder.at("model");
+        self.go_on()?;
+        (self.report)(Event::Begin(Stage::Export));
+        let written = export::export(&built.store, self.origin, recipe.export.dtype, &masked, &folder)?;
+        if self.folder.done::<Written>("export")?.is_none() {
+            self.folder.finish("export", &written)?;
+        }
+        let exported = || {
+            let source = crate::ModelSource::Folder(folder.clone());
+            let files = origin::open_source(&source)?;
+            let store = trimwick_nn::ParamStore::from_source(
+                files.weights,
+                candle_core::DType::F32,
+                &Device::Cpu,
+                recipe.seed,
+            );
+            let context = Some(recipe.data.context);
+            let model = trimwick_models::Llama::new(&files.config, context, store.var_builder())?;
+            quantize::wear_inputs(&store, &built.store);
+            Ok(Built { store, model })
+        };
+        let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
+        self.measure("exported", tokens, |_| exported())?;
+        Ok(Finished { written, pattern, quantized })
+    }
+}
+
+/// The summary of a run that is done.
+pub(crate) fn summarize(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    model: &str,
+    mut arms: Vec<MeasuredArm>,
+    finished: Finished,
+) -> Summary {
+    arms.sort_by_key(|a| summary::ARMS.iter().position(|n| *n == a.name));
+    let first = |names: &[&'static str]| {
+        names.iter().copied().find(|name| arms.iter().any(|a| a.name == *name)).unwrap_or("pruned")
+    };
+    // The naive way to the same size opens the gap; the best one-shot way to it is what training starts from.
+    let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
+    let one_shot = first(&["quantized", "pruned"]);
+    let Finished { written, pattern, quantized } = finished;
+    let cost = folder.cost();
+    Summary {
+        name: recipe.name.clone(),
+        fingerprint: folder.fingerprint().into(),
+        model: model.into(),
+        gap_recovered: summary::closed(&arms, opened, "recovered", "dense"),
+        gap_recovered_to_tuned: summary::closed(&arms, one_shot, "recovered", "dense_tuned"),
+        training_helped: summary::beaten(&arms, &["quantized", "dense_tuned_quantized"], "recovered"),
+        arms,
+        pattern: pattern.map(|p| p.to_string()),
+        quantization: quantized,
+        groups_violating: written.groups_violating,
+        groups: written.groups,
+        parameters: written.parameters,
+        zeros: written.zeros,
+        bytes: written.bytes,
+        seconds: cost.seconds,
+        peak_rss_bytes: cost.peak_rss_bytes,
+        seed: recipe.seed,
+        digests: written.digests,
+    }
+}

@@ -1,0 +1,261 @@
+//! The stages of a run, in order.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::Tensor;
+use trimwick_nn::Layers;
+use trimwick_train::Windows;
+
+use super::error::{Result, RunError};
+use super::event::{Event, Report, Stage};
+use super::finish::Finished;
+use super::folder::RunFolder;
+use super::origin::{self, Built, Origin};
+use super::summary::Arm as MeasuredArm;
+use super::train::{self, Job};
+use super::{data, kept, prune, quantize, snapshot};
+use crate::{Arm, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Teacher, TrainSpec};
+
+/// The model that pruning leaves.
+const PRUNED: &str = "stages/pruned.safetensors";
+/// The scales that calibration found.
+const QUANTIZERS: &str = "stages/quantizers.safetensors";
+/// Weights of the dense twin after training, kept where it teaches.
+const TUNED_TEACHER: &str = "stages/dense_tuned.safetensors";
+/// Checkpoints of the dense twin.
+const TUNED_CHECKPOINTS: &str = "checkpoints/dense_tuned";
+
+pub(crate) struct Run<'a, 'r> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) folder: &'a mut RunFolder,
+    pub(crate) origin: &'a Origin,
+    pub(crate) held_out: Windows,
+    pub(crate) training: Option<Windows>,
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) arms: Vec<MeasuredArm>,
+    pub(crate) report: Report<'r>,
+}
+
+/// A model as it goes into training.
+struct Student {
+    built: Built,
+    /// Its quantized layers.
+    quantized: Option<Layers>,
+}
+
+impl Run<'_, '_> {
+    /// Every stage in order.
+    ///
+    /// # Errors
+    /// [`RunError::Stopped`] when the stop flag ended one of them.
+    pub(crate) fn stages(&mut self) -> Result<Finished> {
+        let recipe = self.recipe;
+        let pretrains = matches!(recipe.model, ModelSpec::Pretrain(_));
+        if !pretrains {
+            self.measure("dense", 0, |run| run.origin.build())?;
+        }
+        if recipe.compare.arms.contains(&Arm::PrunedMagnitude) {
+            self.measure("pruned_magnitude", 0, |run| run.pruned("pruned_magnitude", true))?;
+        }
+        let tokens_of =
+            |spec: &TrainSpec| spec.steps(recipe.data.context) * spec.tokens_per_step(recipe.data.context);
+        if let Some(spec) = recipe.train.as_ref().filter(|_| self.tuned_teacher()) {
+            self.dense_tuned(spec, tokens_of(spec))?;
+        }
+        let mut current = self.start()?;
+        if let Some(spec) = &recipe.train {
+            let name =
+                if recipe.prune.is_some() || recipe.quantize.is_some() { "recovered" } else { "trained" };
+            self.train(name, spec, &current)?;
+            let tokens = tokens_of(spec);
+            self.measure_built(name, tokens, &current.built)?;
+            if recipe.compare.arms.contains(&Arm::DenseTuned) && !self.tuned_teacher() {
+                // The control arm comes while the result waits on disk: two models are enough in memory.
+                drop(current);
+                self.dense_tuned(spec, tokens)?;
+                current = self.start()?;
+                self.train(name, spec, &current)?;
+            }
+        }
+        if recipe.lora.is_some() {
+            trimwick_train::lora::merge(&current.built.store.layers())?;
+        }
+        self.export(&current.built)
+    }
+
+    /// Ends the run here when the stop flag is set.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(RunError::Stopped) } else { Ok(()) }
+    }
+
+    /// The model that training starts from: pruned, quantized, adapted, as far as the recipe says.
+    fn start(&mut self) -> Result<Student> {
+        let built = self.pruned_stage()?;
+        let quantized = match &self.recipe.quantize {
+            Some(spec) => Some(self.quantized_stage(&built, spec)?),
+            None => None,
+        };
+        if let Some(spec) = &self.recipe.lora {
+            train::adapt(&built, spec, self.recipe.seed)?;
+        }
+        Ok(Student { built, quantized })
+    }
+
+    /// Quantizes a model in one shot; its scales are found once and kept.
+    fn quantized_stage(&mut self, built: &Built, spec: &QuantizeSpec) -> Result<Layers> {
+        const NAME: &str = "quantized";
+        self.go_on()?;
+        let path = self.folder.at(QUANTIZERS);
+        let layers = quantize::attach(built, spec)?;
+        if kept::sealed(&path)? {
+            snapshot::restore(&built.store, &path, None)?;
+            quantize::restore(built, &layers)?;
+        } else {
+            (self.report)(Event::Begin(Stage::Quantize(NAME)));
+            self.calibrate(built, &layers)?;
+            snapshot::save(&built.store, &path, trimwick_quant::owns)?;
+            kept::seal(&path)?;
+        }
+        self.measure_built(NAME, 0, built)?;
+        Ok(layers)
+    }
+
+    fn calibrate(&mut self, built: &Built, layers: &Layers) -> Result<()> {
+        let windows: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
+            (Some(spec), Some(windows)) => data::calibration(spec, windows)?,
+            _ => Vec::new(),
+        };
+        quantize::calibrate(built, layers, &windows, self.stop, self.report)
+    }
+
+    /// The model that pruning leaves: pruned in one shot, or dense for a schedule that prunes on the way.
+    fn pruned_stage(&mut self) -> Result<Built> {
+        self.go_on()?;
+        let Some(spec) = &self.recipe.prune else { return self.origin.build() };
+        let path = self.folder.at(PRUNED);
+        let begun = Instant::now();
+        let built = if kept::sealed(&path)? {
+            let built = self.origin.build()?;
+            let (layers, _) = prune::selected(&built.store, spec)?;
+            snapshot::restore(&built.store, &path, Some(&snapshot::whole(&built.store, Some(&layers))))?;
+            built
+        } else {
+            let built = self.pruned("pruned", false)?;
+            snapshot::save(&built.store, &path, |_| true)?;
+            kept::seal(&path)?;
+            (self.report)(Event::Note(format!("pruned in {}", origin::since(begun))));
+            built
+        };
+        self.measure_built("pruned", 0, &built)?;
+        if spec.schedule == PruneSchedule::OneShot {
+            return Ok(built);
+        }
+        let built = self.origin.build()?;
+        // Masks that the model brings along give way to those of the schedule.
+        prune::selected(&built.store, spec)?.0.iter().try_for_each(trimwick_sparse::lift)?;
+        Ok(built)
+    }
+
+    fn pruned(&mut self, arm: &'static str, by_magnitude: bool) -> Result<Built> {
+        (self.report)(Event::Begin(Stage::Prune(arm)));
+        let built = self.origin.build()?;
+        if let Some(spec) = &self.recipe.prune {
+            let calibration: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
+                (Some(spec), Some(windows)) if !by_magnitude => data::calibration(spec, windows)?,
+                _ => Vec::new(),
+            };
+            prune::prune(&built, spec, by_magnitude, &calibration, self.stop, self.report)?;
+        }
+        Ok(built)
+    }
+
+    fn teacher(&self, teacher: Teacher) -> Result<Built> {
+        let built = self.origin.teacher()?;
+        if teacher == Teacher::DenseTuned {
+            let path = self.folder.at(TUNED_TEACHER);
+            // It was there when its arm was found to be done.
+            kept::sealed(&path)?;
+            snapshot::restore(&built.store, &path, Some(&snapshot::whole(&built.store, None)))?;
+        }
+        Ok(built)
+    }
+
+    /// Whether the dense twin has to be trained before the recipe's own arm.
+    fn tuned_teacher(&self) -> bool {
+        self.recipe.distill.as_ref().is_some_and(|d| d.teacher == Teacher::DenseTuned)
+    }
+
+    fn dense_tuned(&mut self, spec: &TrainSpec, tokens: u64) -> Result<()> {
+        const NAME: &str = "dense_tuned";
+        const QUANTIZED: &str = "dense_tuned_quantized";
+        let quantize = self.recipe.quantize.as_ref().filter(|_| self.recipe.prune.is_none());
+        // The checkpoints go when both arms are measured, unless a process was killed right before.
+        let teaches = !self.tuned_teacher() || kept::sealed(&self.folder.at(TUNED_TEACHER))?;
+        let measured = self.has_measured(NAME) && (quantize.is_none() || self.has_measured(QUANTIZED));
+        if teaches && measured {
+            self.measured(NAME, tokens)?;
+            if quantize.is_some() {
+                self.measured(QUANTIZED, tokens)?;
+            }
+            return self.forget_tuned();
+        }
+        let dense = Student { built: self.origin.build()?, quantized: None };
+        self.train(NAME, spec, &dense)?;
+        let dense = dense.built;
+        if self.tuned_teacher() {
+            let path = self.folder.at(TUNED_TEACHER);
+            snapshot::save(&dense.store, &path, |_| true)?;
+            kept::seal(&path)?;
+        }
+        self.measure_built(NAME, tokens, &dense)?;
+        if let Some(spec) = quantize {
+            // What one would deploy without training on the grid: tuned first, quantized after.
+            let layers = quantize::attach(&dense, spec)?;
+            self.calibrate(&dense, &layers)?;
+            self.measure_built(QUANTIZED, tokens, &dense)?;
+        }
+        self.forget_tuned()
+    }
+
+    /// Nobody continues a control arm: its checkpoints are the largest files of a run.
+    fn forget_tuned(&self) -> Result<()> {
+        let path = self.folder.at(TUNED_CHECKPOINTS);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(RunError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Trains an arm; the recipe's own, unlike the control arm, distills and may change masks.
+    fn train(&mut self, name: &'static str, spec: &TrainSpec, student: &Student) -> Result<()> {
+        self.go_on()?;
+        let Some(windows) = &self.training else { return Ok(()) };
+        (self.report)(Event::Begin(Stage::Train(name)));
+        let own = name != "dense_tuned";
+        let teacher = match &self.recipe.distill {
+            Some(d) if own => Some((self.teacher(d.teacher)?, d)),
+            _ => None,
+        };
+        let quantizers = match (&student.quantized, &self.recipe.quantize) {
+            (Some(layers), Some(spec)) => Some((layers, spec)),
+            _ => None,
+        };
+        let job = Job {
+            name,
+            student: &student.built,
+            quantizers,
+            teacher: teacher.as_ref().map(|(t, d)| (t, *d)),
+            masks: self.recipe.prune.as_ref().filter(|_| own),
+            windows,
+            held_out: &self.held_out,
+            metrics: if own { "metrics.jsonl" } else { "metrics_dense_tuned.jsonl" },
+        };
+        match train::train(self.recipe, spec, &job, self.folder, self.stop, self.report)? {
+            true => Ok(()),
+            false => Err(RunError::Stopped),
+        }
+    }
+}
