@@ -8,7 +8,8 @@ use trimwick_testkit::gradient_faults;
 use trimwick_train::lora::{BaseFormat, LoraConfig, adapt, merge};
 use trimwick_train::{Batch, Error, Gradients, loss};
 
-use crate::common::{TinyLm, adamw, bits, store, train, windows};
+use crate::common::{TinyLm, adamw, bits, store, windows};
+use crate::training::train;
 
 /// Linear layers of a tiny model whose inputs are 64, and the model.
 fn wide(seed: u64) -> (ParamStore, trimwick_nn::Linear, trimwick_nn::Linear) {
@@ -32,7 +33,7 @@ fn flat(t: &Tensor) -> Vec<u32> {
 /// Gives B values: at zero it hides A from the loss.
 fn stir(layers: &Layers) {
     for layer in layers {
-        let b = layer.param("lora_b").unwrap();
+        let b = layer.buffer("lora_b").unwrap();
         let mut values = vec![0f32; b.elem_count()];
         trimwick_kernels::Rng::new(9, "test", 0, layer.path()).fill_normal(0., 0.3, &mut values);
         b.set(&Tensor::from_vec(values, b.shape(), &Device::Cpu).unwrap()).unwrap();

@@ -26,7 +26,7 @@ fn config(steps: u64) -> TrainConfig {
 }
 
 /// Trains without checkpoints, after `change`.
-fn train(
+pub fn train(
     store: &ParamStore,
     model: &TinyLm,
     data: &Windows,
