@@ -2,10 +2,13 @@
 
 use super::check;
 
+/// Lines put over those of a recipe by their numbers, and the faults that they are.
+type Row = (Vec<(usize, &'static str)>, Vec<&'static str>);
+
 #[test]
 fn schemes_scales_and_ranges_are_checked() {
     let quantize = |text: &'static str| vec![(7, "[quantize]"), (8, text)];
-    let rows: Vec<(Vec<(usize, &str)>, Vec<&str>)> = vec![
+    let rows: Vec<Row> = vec![
         (
             quantize("scheme = \"int8\"\nstart = 100"),
             vec![
