@@ -34,6 +34,15 @@
 //! A mask is a bitset, one bit for each element of the row-major weight, least significant bit first, 1 for kept. It
 //! is never inferred from zeros in the weight. A dropped element is written as +0.0, sign bit included, because that
 //! is what is proved on the exported bytes ([`violations_nm`]).
+//!
+//! # Grids
+//!
+//! [`quant`] defines what a quantized number is, once for training, exports and the checks that read them back: a
+//! [`quant::Grid`] is the values a code can take (integers, FP8, FP6, FP4) with the format of its scales (floats, the
+//! two levels of NVFP4, powers of two), and a scale belongs to `block` consecutive elements: a tensor, a row or a
+//! group. It is f32 alone, and the one place where loops choose the processor's vectors at run time: with explicit
+//! registers whose twins on plain arrays give the same bits. A finite number never becomes NaN or infinity, a NaN is
+//! an error with its position, and a zero is +0.0 on every grid, so that masks survive them.
 
 mod adamw;
 mod attention;
