@@ -117,10 +117,18 @@ impl Bounds {
         Self { code, lo, hi, safe: f32::MAX / (2.0 * (hi - lo)) }
     }
 
-    /// A block with these bounds, or narrower ones where its scale is huge.
+    /// Whether these are the bounds of all blocks with such scales.
     #[inline(always)]
-    pub fn block(&self, scale: f32, zero: f32) -> Block {
-        let (lo, hi) = if scale <= self.safe { (self.lo, self.hi) } else { self.narrow(scale, zero) };
+    pub fn hold(&self, scales: &[f32]) -> bool {
+        scales.iter().fold(true, |hold, &scale| hold & (scale <= self.safe))
+    }
+
+    /// A block with these bounds, or narrower ones where its scale is huge. With what [`Bounds::hold`] has found, the
+    /// bounds of a loop's blocks are constants of the loop.
+    #[inline(always)]
+    pub fn block(&self, scale: f32, zero: f32, hold: bool) -> Block {
+        let these = hold || scale <= self.safe;
+        let (lo, hi) = if these { (self.lo, self.hi) } else { self.narrow(scale, zero) };
         Block { scale, zero, lo, hi }
     }
 
@@ -141,9 +149,9 @@ impl Bounds {
 pub(super) struct Blocks<'a> {
     pub code: Code,
     pub block: usize,
-    scales: &'a [f32],
+    pub scales: &'a [f32],
     pub zeros: Option<&'a [f32]>,
-    bounds: Bounds,
+    pub bounds: Bounds,
 }
 
 impl<'a> Blocks<'a> {
@@ -172,7 +180,7 @@ impl<'a> Blocks<'a> {
             Some(zeros) => zeros[index],
             None => 0.0,
         };
-        self.bounds.block(self.scales[index], zero)
+        self.bounds.block(self.scales[index], zero, false)
     }
 
     /// Some of the blocks.

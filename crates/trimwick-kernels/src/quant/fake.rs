@@ -121,23 +121,27 @@ impl<const AFFINE: bool, R: Round> Loop for Static<'_, AFFINE, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        // Blocks whose length the compiler knows need no loop of their own.
+        let hold = self.blocks.bounds.hold(self.blocks.scales);
+        // Short blocks, whose length the compiler then knows, need no loop of their own.
         match self.blocks.block {
-            16 => self.blocks_of::<16, S>(simd),
-            32 => self.blocks_of::<32, S>(simd),
+            16 if hold => self.blocks_of::<16, S>(simd),
+            32 if hold => self.blocks_of::<32, S>(simd),
             _ => self.blocks_of::<0, S>(simd),
         }
     }
 }
 
 impl<const AFFINE: bool, R: Round> Static<'_, AFFINE, R> {
-    /// Blocks of B elements, or of any number where B is 0.
+    /// Blocks of B elements whose bounds hold, or any blocks where B is 0.
     #[inline(always)]
     fn blocks_of<const B: usize, S: Simd>(self, simd: S) {
+        let Blocks { block, scales, zeros, bounds, .. } = self.blocks;
         // A piece of a large block is shorter than it.
-        let len = if B > 0 { B } else { self.blocks.block.min(self.x.len()) };
-        for (index, (x, y)) in self.x.chunks_exact(len).zip(self.y.chunks_exact_mut(len)).enumerate() {
-            line(simd, x, y, self.blocks.get(index).splat::<AFFINE, S>(simd), self.round);
+        let len = if B > 0 { B } else { block.min(self.x.len()) };
+        let blocks = self.x.chunks_exact(len).zip(self.y.chunks_exact_mut(len)).zip(scales);
+        for (index, ((x, y), &scale)) in blocks.enumerate() {
+            let zero = zeros.map_or(0.0, |zeros| zeros[index]);
+            line(simd, x, y, bounds.block(scale, zero, B > 0).splat::<AFFINE, S>(simd), self.round);
         }
     }
 }
@@ -233,9 +237,10 @@ impl<A: Rule, R: Round> Dynamic<'_, A, R> {
         for (x, y) in self.x.chunks(batch).zip(self.y.chunks_mut(batch)) {
             let (scales, zeros) = (&mut scales[..x.len() / block], &mut zeros[..x.len() / block]);
             finite &= self.rule.scales(simd, x, block, scales, zeros);
+            let hold = B > 0 && self.bounds.hold(scales);
             let blocks = x.chunks_exact(block).zip(y.chunks_exact_mut(block));
             for ((x, y), (&mut scale, &mut zero)) in blocks.zip(scales.iter_mut().zip(zeros)) {
-                let block = self.bounds.block(scale, zero);
+                let block = self.bounds.block(scale, zero, hold);
                 match A::AFFINE {
                     true => line(simd, x, y, block.splat::<true, S>(simd), self.round),
                     false => line(simd, x, y, block.splat::<false, S>(simd), self.round),
