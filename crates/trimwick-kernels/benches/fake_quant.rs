@@ -106,7 +106,7 @@ fn main() {
     let mut ys: Vec<Vec<f32>> = xs.iter().map(|x| vec![0.0; x.len()]).collect();
     let cases = cases(&xs[0]);
     let mut best = vec![[Duration::MAX; 2]; cases.len()];
-    let before = (Machine::now(), Instant::now());
+    let before = Machine::now();
     for _ in 0..ROUNDS {
         for ((_, f), best) in cases.iter().zip(&mut best) {
             let start = Instant::now();
@@ -122,7 +122,7 @@ fn main() {
         }
     }
     println!("{ROWS} × {COLS} f32, {} threads, best of {ROUNDS} rounds", rayon::current_num_threads());
-    before.0.report(before.1.elapsed());
+    Machine::report(before, Machine::now());
     println!("{:30} {:>18} {:>20}", "", "resident µs (ratio)", "streamed µs (ratio)");
     for ((name, _), time) in cases.iter().zip(&best) {
         let column = |i: usize| {
@@ -133,7 +133,7 @@ fn main() {
     }
 }
 
-/// Clock ticks from /proc, where there is one.
+/// Clock ticks from /proc.
 struct Machine {
     all: u64,
     idle: u64,
@@ -141,36 +141,33 @@ struct Machine {
 }
 
 impl Machine {
+    /// `None` where there is no /proc.
     fn now() -> Option<Self> {
+        let numbers = |text: &str, skip: usize, take: usize| -> Vec<u64> {
+            text.split_whitespace().skip(skip).take(take).flat_map(str::parse).collect()
+        };
         let stat = std::fs::read_to_string("/proc/stat").ok()?;
-        let ticks: Vec<u64> =
-            stat.lines().next()?.split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+        let ticks = numbers(stat.lines().next()?, 1, 8);
+        // User and system time are fields 14 and 15; the name, field 2, may hold spaces.
         let own = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // User and system time are fields 14 and 15; the name before them may hold spaces.
-        let own: u64 =
-            own.rsplit(')').next()?.split_whitespace().skip(11).take(2).flat_map(str::parse::<u64>).sum();
-        Some(Self { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)?, own })
+        let own = numbers(own.rsplit(')').next()?, 11, 2);
+        Some(Self { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)?, own: own.iter().sum() })
     }
-}
 
-trait Report {
-    fn report(&self, elapsed: Duration);
-}
-
-impl Report for Option<Machine> {
-    fn report(&self, elapsed: Duration) {
-        let (Some(from), Some(to)) = (self, Machine::now()) else {
+    /// Who used the processors between two looks at them.
+    fn report(from: Option<Self>, to: Option<Self>) {
+        let (Some(from), Some(to)) = (from, to) else {
             println!("no /proc/stat: what else ran is unknown");
             return;
         };
-        let share = |ticks: u64| 100.0 * ticks as f64 / (to.all - from.all).max(1) as f64;
+        let all = to.all - from.all;
+        let share = |ticks: u64| 100.0 * ticks as f64 / all.max(1) as f64;
         let (idle, own) = (to.idle - from.idle, to.own - from.own);
         println!(
-            "{:.1} s; of the processors' time {:.0} % idle, {:.0} % this bench, {:.0} % others",
-            elapsed.as_secs_f64(),
+            "of the processors' time {:.0} % idle, {:.0} % this bench, {:.0} % others",
             share(idle),
             share(own),
-            share((to.all - from.all).saturating_sub(idle + own))
+            share(all.saturating_sub(idle + own))
         );
     }
 }

@@ -63,9 +63,6 @@ COLS = 256
 OUT: dict[str, np.ndarray] = {}
 
 
-# ---------------------------------------------------------------------------------------------------------- inputs
-
-
 def weight() -> np.ndarray:
     rng = np.random.default_rng(20240917)
     w = rng.standard_normal((16, COLS)) * np.geomspace(0.002, 0.5, 16)[:, None]
@@ -94,7 +91,8 @@ def awkward() -> np.ndarray:
     # Blocks of 16 from tiny to large.
     x[6] = rng.standard_normal(COLS) * np.repeat(10.0 ** rng.uniform(-6, 3, COLS // 16), 16)
     # Sixteenths up to 448: ties of E4M3 with a scale of 1.
-    x[7] = np.tile([448, 17, 19, 21, 2.125, 2.375, 1.0625, 0.015625 / 16, -0.0029296875, 27.0, -29.0, 0.5, 3.25, 208, -216, 232], 16)
+    ties = [448, 17, 19, 21, 2.125, 2.375, 1.0625, 2.0**-10, -3 * 2.0**-10, 27, -29, 0.5, 3.25, 208, -216, 232]
+    x[7] = np.tile(ties, 16)
     # Half a row of zeros, of both signs; then a whole row.
     x[8] = rng.standard_normal(COLS)
     x[8, :128] = 0.0
@@ -142,8 +140,6 @@ def nibbles(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
 
 
-# --------------------------------------------------------------------------------------------------------- ModelOpt
-
 
 def modelopt(name: str) -> None:
     def case(what: str) -> str:
@@ -183,15 +179,16 @@ def modelopt(name: str) -> None:
     q, s, s2 = NVFP4QTensor.quantize(t(name), 16)
     effective = s.to(torch.float32) * s2
     codes = nibbles(q._quantized_data)
-    put(case("nvfp4"), "E2M1", codes, effective, q.dequantize(torch.float32, fast=False, scale=s, double_scale=s2, block_sizes={-1: 16}), glob=s2.reshape(1))
+    y = q.dequantize(torch.float32, fast=False, scale=s, double_scale=s2, block_sizes={-1: 16})
+    put(case("nvfp4"), "E2M1", codes, effective, y, glob=s2.reshape(1))
     # qtensor/mxfp4_tensor.py and mxfp8_tensor.py.
     q, e = MXFP4QTensor.quantize(t(name), 32)
-    put(case("mxfp4"), "E2M1", nibbles(q._quantized_data), torch.exp2(e.float() - 127), q.dequantize(torch.float32, scale=e, block_sizes={-1: 32}))
+    y = q.dequantize(torch.float32, scale=e, block_sizes={-1: 32})
+    put(case("mxfp4"), "E2M1", nibbles(q._quantized_data), torch.exp2(e.float() - 127), y)
     q, e = MXFP8QTensor.quantize(t(name))
-    put(case("mxfp8"), "E4M3", q._quantized_data.view(torch.uint8), torch.exp2(e.float() - 127), q.dequantize(torch.float32, scale=e))
+    y = q.dequantize(torch.float32, scale=e)
+    put(case("mxfp8"), "E4M3", q._quantized_data.view(torch.uint8), torch.exp2(e.float() - 127), y)
 
-
-# ---------------------------------------------------------------------------------------------------------- torchao
 
 
 def torchao(name: str) -> None:
@@ -248,8 +245,6 @@ def torchao(name: str) -> None:
     put(case("nvfp4"), "E2M1", codes, effective, y, glob=g.reshape(1))
 
 
-# ----------------------------------------------------------------------------------------------- compressed-tensors
-
 
 def compressed_tensors(name: str) -> None:
     def case(what: str) -> str:
@@ -300,8 +295,6 @@ def compressed_tensors(name: str) -> None:
         scale_dtype=torch.float8_e4m3fn)
 
 
-# -------------------------------------------------------------------------------------------------------- reference
-
 
 def float_table(exponent: int, mantissa: int, bias: int, special: int) -> dict[int, Fraction]:
     """Codes and values; `special` codes at the top are no numbers. Zero is code 0 alone."""
@@ -332,8 +325,7 @@ def nearest(table: dict[int, Fraction], v: np.ndarray) -> tuple[np.ndarray, np.n
     """The nearest values and their codes, by looking at every one; of two equally near the even code."""
     codes = np.array(sorted(table, key=lambda c: table[c]))
     values = np.array([float(table[c]) for c in codes])  # exact
-    distance = np.abs(values - v.astype(np.float64).reshape(-1, 1))
-    # Distances are exact in f64 where they matter: near the values. Far outside all of them are equal to |v|.
+    # Beyond the ends the nearest value is the end; within them distances are exact in f64 where they matter.
     clipped = np.clip(v.astype(np.float64).reshape(-1), values[0], values[-1])
     distance = np.abs(values - clipped[:, None])
     best = distance.min(1, keepdims=True)
