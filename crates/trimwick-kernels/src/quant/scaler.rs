@@ -120,8 +120,9 @@ fn exponent_above<S: Simd>(simd: S, x: S::F, less: u32, mantissa: u32) -> S::F {
     // Subnormal numbers are made normal, 24 exponents higher.
     let small = simd.less(x, simd.splat(f32::MIN_POSITIVE));
     let x = simd.bits(simd.mul(x, simd.select(small, simd.splat(pow2(24)), simd.splat(1.0))));
-    let offset = |by: u32| simd.float(simd.splat_bits(OFFSET - less - by));
-    let offset = simd.bits(simd.select(small, offset(24), offset(0)));
+    let normal = simd.float(simd.splat_bits(OFFSET - less));
+    let subnormal = simd.float(simd.splat_bits(OFFSET - less - 24));
+    let offset = simd.bits(simd.select(small, subnormal, normal));
     // The difference is negative, and its top bit set, where the mantissa is above.
     let fraction = simd.and(x, simd.splat_bits(MANTISSA));
     let above = simd.shr(simd.sub_bits(simd.splat_bits(mantissa), fraction), 31);
