@@ -85,7 +85,10 @@ fn a_run_that_was_killed_anywhere_continues_to_the_same_bytes() {
 
     let mut state = 1u64;
     let mut killed = 0;
-    for round in 0..3 {
+    let mut round = 0;
+    // A busy machine can let a run end before its moment comes: then there are more of them.
+    while round < 3 || (killed < 3 && round < 12) {
+        round += 1;
         let out = format!("killed-{round}");
         let run = dir.path().join(&out);
         loop {
