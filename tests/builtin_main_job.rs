@@ -2,11 +2,11 @@
 //! the bytes of a run that was left alone.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use trimwick_recipe::Recipe;
-use trimwick_recipe::run::{Event, RunOutcome, Summary, run};
-use trimwick_train::Progress;
+use trimwick_recipe::run::Summary;
+
+mod support;
+use support::finish;
 
 const RECIPE: &str = r#"
 [model]
@@ -32,25 +32,6 @@ weight = 0.5
 arms = ["dense_tuned", "pruned_magnitude"]
 "#;
 
-/// Runs to the end, stopping and starting anew after each of the first `cuts` training steps.
-fn finish(out: &Path, overrides: &[&str], cuts: u64) -> Summary {
-    let overrides: Vec<_> = overrides.iter().map(|o| o.to_string()).collect();
-    let recipe = Recipe::parse(RECIPE, "job.toml", &overrides).unwrap();
-    for _ in 0..=2 * cuts {
-        let (stop, mut seen) = (AtomicBool::new(false), 0);
-        let mut report = |event: Event<'_>| {
-            if let Event::Training(Progress::Step(_)) = event {
-                seen += 1;
-                stop.store(seen == 1 && cuts > 0, Ordering::Relaxed);
-            }
-        };
-        if let RunOutcome::Finished(summary) = run(&recipe, out, &stop, &mut report).unwrap() {
-            return *summary;
-        }
-    }
-    panic!("did not finish");
-}
-
 #[test]
 fn an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one() {
     let plain = interrupted(&[]);
@@ -62,7 +43,7 @@ fn an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one() {
 
 fn interrupted(overrides: &[&str]) -> Summary {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (a, b) = (finish(whole.path(), overrides, 0), finish(cut.path(), overrides, 8));
+    let (a, b) = (finish(RECIPE, whole.path(), overrides, 0), finish(RECIPE, cut.path(), overrides, 8));
     assert_eq!(a.arms, b.arms);
     assert_eq!(a.digests, b.digests);
     let file = |dir: &Path, name: &str| std::fs::read(dir.join(name)).unwrap();

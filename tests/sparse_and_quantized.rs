@@ -1,8 +1,7 @@
 //! Pruned and quantized at once: after every step of training both hold on every layer, with and without adapters, and a
 //! run that was cut ends with the bytes of one that was not.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
 use trimwick::models::{Llama, ModelSource, OpenOptions, source};
@@ -13,8 +12,9 @@ use trimwick::train::lora::{BaseFormat, LoraConfig, adapt};
 use trimwick::train::{
     AdamW, AdamWConfig, BoxError, Decay, Outcome, Schedule, StepHook, TrainConfig, Trainer, Warmup, Windows,
 };
-use trimwick_recipe::Recipe;
-use trimwick_recipe::run::{Event, RunOutcome, Summary, run};
+
+mod support;
+use support::finish;
 
 /// Looks at every layer after every step.
 struct Watch {
@@ -83,16 +83,11 @@ fn pattern_and_grid_hold_after_every_step() {
         let windows = Windows::new((0..4096).map(|i| i * 31 % 4000).collect::<Vec<u32>>(), 32).unwrap();
         let schedule = QuantSchedule::new(layers.clone(), 0, None).unwrap();
         let mut watch = Watch { layers: layers.clone(), schedule, looked: 0 };
-        let before: Vec<f32> = layers
-            .iter()
-            .next()
-            .unwrap()
-            .effective_weight()
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
+        let first = || {
+            let weight = layers.iter().next().unwrap().effective_weight().unwrap();
+            weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let before = first();
         let outcome = Trainer {
             model: &model,
             store: &store,
@@ -119,17 +114,7 @@ fn pattern_and_grid_hold_after_every_step() {
         .run()
         .unwrap_or_else(|e| panic!("{scheme}: {e}"));
         assert_eq!((outcome, watch.looked), (Outcome::Finished, 4), "{scheme}");
-        let after: Vec<f32> = layers
-            .iter()
-            .next()
-            .unwrap()
-            .effective_weight()
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        assert!(before != after, "{scheme}: nothing was trained");
+        assert!(before != first(), "{scheme}: nothing was trained");
     }
 }
 
@@ -159,25 +144,6 @@ weight = 0.5
 arms = ["dense_tuned"]
 "#;
 
-/// Runs to the end, stopping and starting anew after each of the first `cuts` training steps, the twin's included.
-fn finish(out: &Path, overrides: &[&str], cuts: u64) -> Summary {
-    let overrides: Vec<_> = overrides.iter().map(|o| o.to_string()).collect();
-    let recipe = Recipe::parse(RECIPE, "job.toml", &overrides).unwrap_or_else(|faults| panic!("{faults}"));
-    for done in 0..=cuts {
-        let (stop, mut seen) = (AtomicBool::new(false), 0);
-        let mut report = |event: Event<'_>| {
-            if let Event::Training(trimwick::train::Progress::Step(_)) = event {
-                seen += 1;
-                stop.store(seen == 1 && done < cuts, Ordering::Relaxed);
-            }
-        };
-        if let RunOutcome::Finished(summary) = run(&recipe, out, &stop, &mut report).unwrap() {
-            return *summary;
-        }
-    }
-    panic!("did not finish");
-}
-
 #[test]
 fn interrupted_runs_on_a_grid_end_with_the_same_bytes() {
     let cases: [&[&str]; 4] = [
@@ -195,7 +161,8 @@ fn interrupted_runs_on_a_grid_end_with_the_same_bytes() {
     // Every moment of the first, the first moments of the others: what is saved differs, not when.
     for (overrides, cuts) in cases.into_iter().zip([8, 3, 3, 3]) {
         let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (a, b) = (finish(whole.path(), overrides, 0), finish(cut.path(), overrides, cuts));
+        let (a, b) =
+            (finish(RECIPE, whole.path(), overrides, 0), finish(RECIPE, cut.path(), overrides, cuts));
         assert_eq!((&a.arms, &a.digests), (&b.arms, &b.digests), "{overrides:?}");
         let pruned = a.pattern.is_some();
         let loss = |name: &str| a.arm(name).unwrap_or_else(|| panic!("{overrides:?}: no {name}")).loss;

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::raw::{At, Globs, Key, Number, Raw, Rule, Section, SectionSpec};
+use crate::raw::{Key, Number, OneGlob, Section, SectionSpec};
 use crate::resolve::Writer;
 
-static PATTERN: Key<GroupPattern> = Key::required(
+static PATTERN: Key<OneGlob> = Key::required(
     "pattern",
-    GroupPattern,
+    OneGlob { over: "parameter names" },
     "\"*norm*\"",
     "A glob pattern over parameter names: a layer's path and .weight or .bias.",
 );
@@ -30,22 +30,6 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
     keys: &[&PATTERN, &LR_SCALE, &WEIGHT_DECAY],
     foreign: &[("lr", "give lr_scale, a multiple of train.lr")],
 };
-
-/// A single glob pattern.
-#[derive(Debug)]
-struct GroupPattern;
-
-impl Rule for GroupPattern {
-    type Value = String;
-
-    fn expected(&self) -> String {
-        "a glob pattern over parameter names".to_string()
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<String> {
-        Globs::one(raw, at)
-    }
-}
 
 /// Parameters that train differently.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -3,12 +3,12 @@
 use serde::{Serialize, Serializer};
 use trimwick_quant::Scheme;
 
-use crate::raw::{At, Globs, Key, Raw, Rule, Section, SectionSpec, text_of};
+use crate::raw::{At, Key, OneGlob, Raw, Rule, Section, SectionSpec, text_of};
 use crate::resolve::{ToToml, Writer};
 
-static LAYERS: Key<LayerPattern> = Key::required(
+static LAYERS: Key<OneGlob> = Key::required(
     "layers",
-    LayerPattern,
+    OneGlob { over: "layer paths" },
     "\"*.down_proj\"",
     "A glob pattern over layer paths; * matches across dots.",
 )
@@ -79,22 +79,6 @@ impl Rule for SchemeRule {
                 None
             }
         }
-    }
-}
-
-/// A single glob pattern.
-#[derive(Debug)]
-struct LayerPattern;
-
-impl Rule for LayerPattern {
-    type Value = String;
-
-    fn expected(&self) -> String {
-        "a glob pattern over layer paths".to_string()
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<String> {
-        Globs::one(raw, at)
     }
 }
 

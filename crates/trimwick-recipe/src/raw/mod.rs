@@ -17,7 +17,7 @@ use crate::error::{Place, Plain};
 pub(crate) use key::{Default, Key, SectionSpec};
 pub(crate) use parse::{DEEPEST, parse_document, parse_value};
 pub(crate) use places::Places;
-pub(crate) use rules::{At, Choice, Count, Globs, Number, Rule, Sub, Subs, Switch, Text, text_of};
+pub(crate) use rules::{At, Choice, Count, Globs, Number, OneGlob, Rule, Sub, Subs, Switch, Text, text_of};
 pub(crate) use section::{Section, Sink, Slot};
 pub(crate) use suggest::{nearest, nearest_of};
 

@@ -163,6 +163,25 @@ impl Rule for Globs {
     }
 }
 
+/// A single glob pattern.
+#[derive(Debug)]
+pub(crate) struct OneGlob {
+    /// What it is matched with, as in "a glob pattern over …".
+    pub(crate) over: &'static str,
+}
+
+impl Rule for OneGlob {
+    type Value = String;
+
+    fn expected(&self) -> String {
+        format!("a glob pattern over {}", self.over)
+    }
+
+    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<String> {
+        Globs::one(raw, at)
+    }
+}
+
 /// A whole number within bounds.
 #[derive(Debug)]
 pub(crate) struct Count {

@@ -15,11 +15,7 @@ use crate::{Pattern as RecipePattern, PruneMethod, PruneSpec};
 pub(crate) fn selected(store: &ParamStore, prune: &PruneSpec) -> Result<(Layers, Pattern)> {
     let all = store.layers();
     let all = all.retain(|l| l.kind() != trimwick_nn::LayerKind::Embedding);
-    let mut paths = std::collections::BTreeSet::new();
-    for pattern in &prune.layers {
-        paths.extend(all.select(pattern)?.iter().map(|l| l.path().to_string()));
-    }
-    let mut layers = all.retain(|l| paths.contains(l.path()));
+    let mut layers = matching(&all, &prune.layers)?;
     for pattern in &prune.exclude {
         layers = layers.without(pattern)?;
     }
@@ -28,6 +24,15 @@ pub(crate) fn selected(store: &ParamStore, prune: &PruneSpec) -> Result<(Layers,
         RecipePattern::Unstructured { sparsity } => Pattern::unstructured(sparsity)?,
     };
     Ok((layers, pattern))
+}
+
+/// The layers that any of the patterns matches, in their order; each pattern has to match one.
+pub(crate) fn matching(all: &Layers, patterns: &[String]) -> Result<Layers> {
+    let mut paths = std::collections::BTreeSet::new();
+    for pattern in patterns {
+        paths.extend(all.select(pattern)?.iter().map(|l| l.path().to_string()));
+    }
+    Ok(all.retain(|l| paths.contains(l.path())))
 }
 
 /// Prunes a model once by the recipe's method, or by magnitude whatever the method is.

@@ -17,7 +17,7 @@ use super::error::Result;
 use super::event::{Event, Report};
 use super::folder::RunFolder;
 use super::origin::Built;
-use super::prune::selected;
+use super::prune::{matching, selected};
 use super::quantize::QuantHook;
 use crate::{
     Base, DistillSpec, LoraSpec, LrSchedule, PruneSchedule, PruneSpec, QuantizeSpec, Recipe, TrainSpec,
@@ -97,11 +97,8 @@ pub(crate) fn train(
 
 /// Gives the layers of a recipe their adapters, and freezes everything else.
 pub(crate) fn adapt(built: &Built, spec: &LoraSpec, seed: u64) -> Result<()> {
-    let all = built.store.layers().of_kind(trimwick_nn::LayerKind::Linear);
-    let mut paths = std::collections::BTreeSet::new();
-    for pattern in &spec.layers {
-        paths.extend(all.select(pattern)?.iter().map(|l| l.path().to_string()));
-    }
+    let linear = built.store.layers().of_kind(trimwick_nn::LayerKind::Linear);
+    let layers = matching(&linear, &spec.layers)?;
     // Scales that are learned stay trainable.
     let whole = built.store.trainable();
     whole.iter().filter(|p| !trimwick_quant::owns(p.name())).for_each(|p| p.set_role(Role::Frozen));
@@ -112,7 +109,7 @@ pub(crate) fn adapt(built: &Built, spec: &LoraSpec, seed: u64) -> Result<()> {
         Base::Nf4 => BaseFormat::Nf4,
     };
     let config = LoraConfig { rank: spec.rank, alpha: spec.alpha, base };
-    Ok(lora::adapt(&all.retain(|l| paths.contains(l.path())), &config, seed)?)
+    Ok(lora::adapt(&layers, &config, seed)?)
 }
 
 fn optimizer(spec: &TrainSpec, job: &Job<'_>) -> Result<AdamW> {
