@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::cpu::wide;
 use crate::gemm::{MatMut, MatRef, Threading, matmul_strided};
 use crate::math::{exp_in_place, max};
 use crate::real::Real;
@@ -125,9 +126,16 @@ impl Block {
             let (start, end) = (seen.start - self.keys.start, seen.end - self.keys.start);
             row[..start].fill(T::ZERO);
             row[end..].fill(T::ZERO);
-            let shift = max(&row[start..end]);
-            *sum = exp_in_place(&mut row[start..end], shift, T::ONE);
+            *sum = softmax_numerators(&mut row[start..end]);
         }
+    }
+}
+
+wide! {
+    /// Replaces x by exp(x − max) and returns the sum of the results.
+    fn softmax_numerators<T: Real>(x: &mut [T]) -> T {
+        let shift = max(x);
+        exp_in_place(x, shift, T::ONE)
     }
 }
 
