@@ -56,6 +56,14 @@ wide! {
     }
 }
 
+wide! {
+    pub(crate) fn scale_chunk_in_place<T: Real>(x: &mut [T], factor: T) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+}
+
 /// y = a + b.
 ///
 /// # Panics
@@ -85,6 +93,11 @@ pub fn scale_into<T: Real>(x: &[T], factor: T, y: &mut [T], accumulate: bool) {
     (y.par_chunks_mut(CHUNK), x.par_chunks(CHUNK))
         .into_par_iter()
         .for_each(|(y, x)| scale_chunk(x, factor, y, accumulate));
+}
+
+/// x = factor · x.
+pub fn scale<T: Real>(x: &mut [T], factor: T) {
+    x.par_chunks_mut(CHUNK).for_each(|x| scale_chunk_in_place(x, factor));
 }
 
 /// Adds `row` `[d]` to every row of `y` `[rows, d]`: the bias of a linear layer.

@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
 use crate::cpu::wide;
 use crate::gemm::{MatMut, MatRef, Threading, matmul_strided};
 use crate::math::{exp_in_place, max};
@@ -196,8 +197,7 @@ fn attend<T: Real>(
         matmul_strided(p, block.key_rows(v, dims, kv_head), o, T::ONE, false, Threading::Single);
         // Dividing d outputs is cheaper than dividing every weight.
         for (out, &sum) in out.chunks_exact_mut(row).zip(&sums) {
-            let inverse = T::ONE / sum;
-            out[head * d..][..d].iter_mut().for_each(|o| *o *= inverse);
+            scale_chunk_in_place(&mut out[head * d..][..d], T::ONE / sum);
         }
     }
 }

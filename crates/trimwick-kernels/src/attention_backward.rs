@@ -9,6 +9,7 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
 use crate::attention::{AttentionDims, Block, QUERIES};
 use crate::cpu::wide;
 use crate::gemm::{MatMut, MatRef, Threading, matmul_strided};
@@ -148,7 +149,7 @@ fn head_backward<T: Real>(
 
         block.weights(q, k, dims, p, &mut sums);
         for (p, &sum) in p.chunks_exact_mut(cols).zip(&sums) {
-            scale(p, T::ONE / sum);
+            scale_chunk_in_place(p, T::ONE / sum);
         }
         let dv = MatMut::new(&mut grads.dv[block.keys.start * d..], cols, d, d, 1);
         matmul_strided(MatRef::new(p, rows, cols, cols, 1).t(), dout, dv, T::ONE, true, single);
@@ -162,14 +163,6 @@ fn head_backward<T: Real>(
         matmul_strided(ds, k, dq, factor, false, single);
         let dk = MatMut::new(&mut grads.dk[block.keys.start * d..], cols, d, d, 1);
         matmul_strided(ds.t(), q, dk, factor, true, single);
-    }
-}
-
-wide! {
-    fn scale<T: Real>(x: &mut [T], factor: T) {
-        for x in x {
-            *x *= factor;
-        }
     }
 }
 

@@ -159,6 +159,7 @@ mod tests {
                 add_assign(more, &y);
                 scale_into(&x, 0.7, scaled, false);
                 scale_into(&y, 0.3, scaled, true);
+                scale(scaled, 1.7);
             });
             same_at_every_level("swiglu", [n, n, n], |[out, dx, dy]| {
                 swiglu(&x, &y, out);

@@ -3,10 +3,9 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
 use crate::cpu::wide;
-use crate::loss::{
-    Divergence, check_kl, check_targets, divergence, exponentials, max_and_sum, scale_row, width,
-};
+use crate::loss::{Divergence, check_kl, check_targets, divergence, exponentials, max_and_sum, width};
 use crate::real::Real;
 
 /// How much each loss of a token counts in the gradient.
@@ -83,7 +82,7 @@ pub fn token_losses_gradient<T: Real>(
                 let logit = row[target as usize].to_f64();
                 let (m, sum) = exponentials(row, T::ONE);
                 *ce = sum.ln() + (m.to_f64() - logit);
-                scale_row(row, T::from_f64(weight / sum));
+                scale_chunk_in_place(row, T::from_f64(weight / sum));
                 row[target as usize] -= T::from_f64(weight);
                 return;
             };

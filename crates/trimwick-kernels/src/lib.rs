@@ -70,7 +70,7 @@ mod select;
 mod swiglu;
 
 pub use adamw::{AdamW, adamw, adamw_masked};
-pub use add::{add, add_assign, add_row, scale_into, sum_rows, zeros};
+pub use add::{add, add_assign, add_row, scale, scale_into, sum_rows, zeros};
 pub use attention::{AttentionDims, attention};
 pub use attention_backward::attention_backward;
 pub use dropout::dropout;

@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
 use crate::cpu::wide;
 use crate::math::{exp_in_place, max, sum_map, sum_pairs};
 use crate::real::Real;
@@ -33,14 +34,6 @@ wide! {
             sum += exp_in_place(piece, m, scale).to_f64();
         }
         (m, sum)
-    }
-}
-
-wide! {
-    pub(crate) fn scale_row<T: Real>(row: &mut [T], factor: T) {
-        for x in row {
-            *x *= factor;
-        }
     }
 }
 
@@ -147,7 +140,7 @@ pub fn cross_entropy_backward<T: Real>(
             }
             drow.copy_from_slice(row);
             let (_, sum) = exponentials(drow, T::ONE);
-            scale_row(drow, T::from_f64(g.to_f64() / sum));
+            scale_chunk_in_place(drow, T::from_f64(g.to_f64() / sum));
             drow[target as usize] -= g;
         },
     );
