@@ -61,13 +61,13 @@ impl GradientSink {
         }
     }
 
-    /// Runs the backward of `root` and adds the gradients of the sink's parameters. Gradients of other variables are lost.
+    /// Runs the backward of `root` and adds the gradients of the sink's parameters. Those of other variables are returned.
     ///
     /// What the graph of `root` keeps may be used up: run its backward once.
     ///
     /// # Errors
     /// Those of candle's backward; the sums are of no use then.
-    pub fn backward(&mut self, root: &Tensor) -> Result<()> {
+    pub fn backward(&mut self, root: &Tensor) -> Result<GradStore> {
         self.slots.values_mut().for_each(|slot| slot.reached = false);
         let shared = Arc::new(Mutex::new(mem::take(&mut self.slots)));
         let grads = {
@@ -75,7 +75,9 @@ impl GradientSink {
             root.backward()
         };
         self.slots = mem::take(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner));
-        self.take_from(&mut grads?)
+        let mut grads = grads?;
+        self.take_from(&mut grads)?;
+        Ok(grads)
     }
 
     /// Adds gradients that candle's own `backward` has made.

@@ -207,7 +207,7 @@ fn in_pieces<T: Elem>(
     };
     // A function of the vocabulary alone: the pieces decide in which order gradients are added.
     let rows = (LOGITS / v.max(1) / ROWS * ROWS).max(ROWS);
-    let mut grads = Gradients::<T>::of(student)?;
+    let mut grads = Gradients::<T>::of(student);
     let mut room = zeros::<T>(if grads.whole() { 0 } else { rows.min(n) * v });
     let mut theirs = zeros::<T>(if teacher.is_some() { rows.min(n) * v } else { 0 });
     let wanted = grads.wanted();
@@ -254,16 +254,16 @@ struct Gradients<T> {
 }
 
 impl<T: Elem> Gradients<T> {
-    fn of(student: &Logits) -> Result<Self> {
+    fn of(student: &Logits) -> Self {
         let room = |t: &Tensor| t.track_op().then(|| zeros::<T>(t.elem_count()));
-        Ok(match student {
+        match student {
             Logits::Whole(logits) => {
                 Self { logits: room(logits), hidden: None, weight: None, product: false }
             }
             Logits::Product { hidden, weight } => {
                 Self { logits: None, hidden: room(hidden), weight: room(weight), product: true }
             }
-        })
+        }
     }
 
     /// Whether the gradient of the logits takes the place of the logits for good.
@@ -304,7 +304,10 @@ struct Kept<T>(Vec<Mutex<Option<Vec<T>>>>);
 impl<T: Elem> Backward<T> for Kept<T> {
     fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
         let factor = g[0];
-        for (i, kept) in self.0.iter().enumerate().filter(|(i, _)| to.wants(*i)).collect::<Vec<_>>() {
+        for (i, kept) in self.0.iter().enumerate() {
+            if !to.wants(i) {
+                continue;
+            }
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if !to.is_last() {
                 let Some(grad) = kept.as_ref() else { return gone() };
