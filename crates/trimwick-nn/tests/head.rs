@@ -99,7 +99,7 @@ fn a_sink_uses_the_gradients_up() {
     let loss =
         || head_loss(&product(&x, weight.as_tensor()), &[0, 1, 2, 3, IGNORE], IGNORE, None).unwrap().total;
     let want = values(loss().backward().unwrap().get(&param.var()).unwrap());
-    let mut sink = GradientSink::new(&[param.clone()]);
+    let mut sink = GradientSink::new(std::slice::from_ref(&param));
     let twice = (loss() * 2.).unwrap();
     sink.backward(&twice).unwrap();
     let got = values(sink.get(&param).unwrap());
