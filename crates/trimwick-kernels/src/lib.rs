@@ -35,6 +35,10 @@
 //! is never inferred from zeros in the weight. A dropped element is written as +0.0, sign bit included, because that
 //! is what is proved on the exported bytes ([`violations_nm`]).
 //!
+//! # One-shot compression
+//!
+//! [`obs`] is the solver behind SparseGPT and GPTQ: one loop over the columns of a weight, whatever a weight becomes.
+//!
 //! # Grids
 //!
 //! [`quant`] defines what a quantized number is, once for training, exports and the checks that read them back: a
@@ -56,6 +60,7 @@ mod mask;
 mod math;
 mod nf4;
 mod norm;
+pub mod obs;
 mod permute;
 pub mod quant;
 mod real;
