@@ -32,11 +32,18 @@ impl Linear {
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = match self.layer.kind() {
-            LayerKind::Embedding => x.clone(),
-            _ => self.layer.see(x)?,
+        let (x, seen) = match self.layer.kind() {
+            LayerKind::Embedding => (x.clone(), x.clone()),
+            _ => {
+                let x = self.layer.arrive(x)?;
+                let seen = self.layer.activate(&x)?;
+                (x, seen)
+            }
         };
-        let y = ops::linear(&x, &self.layer.effective_weight()?)?;
+        let mut y = ops::linear(&seen, &self.layer.effective_weight()?)?;
+        if let Some(branch) = self.layer.branch() {
+            y = (y + branch.forward(&x)?)?;
+        }
         match self.layer.bias() {
             Some(bias) => y.broadcast_add(&bias.tensor()),
             None => Ok(y),
