@@ -26,13 +26,13 @@ pub struct Quantize<'a> {
     pub group_of: &'a [usize],
     /// Scale and zero point of a group from its values, when its first column is reached; `None` leaves the scales as
     /// they are. Groups are then runs of columns of equal length, and blocks must hold whole ones.
-    pub find: Option<(usize, &'a Find)>,
+    pub find: Option<(usize, &'a Find<'a>)>,
     /// What is dropped besides what the rows say already.
     pub select: Option<Select>,
 }
 
 /// Scale and zero point of a group's values.
-pub type Find = dyn Fn(&[f32]) -> (f32, f32) + Sync;
+pub type Find<'a> = dyn Fn(&[f32]) -> (f32, f32) + Sync + 'a;
 
 impl Quantize<'_> {
     /// Finds the scale of the group that begins at column `j`, if one does.
