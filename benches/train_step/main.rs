@@ -1,7 +1,9 @@
 //! What a training step of a Llama costs, in time and memory: with Trimwick, with its quantizers, with each memory plan,
 //! in stock candle operations, in PyTorch and in PyTorch with ModelOpt, beside the step's matrix products alone.
 //!
-//!     cargo run --release -p trimwick-benches --bin train_step -- [CONTESTANT…] [--rounds 5] [--tokens 512] [--python PYTHON]
+//! ```text
+//! cargo run --release -p trimwick-benches -- plain products qat stock [--rounds 5] [--tokens 512] [--python PYTHON]
+//! ```
 //!
 //! Every contestant is a process of its own, so that its largest resident set is its own too, and has the same two
 //! threads. They take turns, one step each, in an order that turns around every round: what else the machine does hits

@@ -6,7 +6,8 @@ use candle_nn::{Init, Module};
 use crate::builder::VarBuilder;
 use crate::embedding::Embedding;
 use crate::layer::{Layer, LayerKind};
-use crate::ops;
+use crate::ops::{self, Logits};
+use crate::param::Param;
 
 /// A linear layer: x `[.., in]`, weight `[out, in]`, bias `[out]`, y `[.., out]`.
 #[derive(Clone, Debug)]
@@ -28,24 +29,39 @@ impl Linear {
     pub fn tied(embedding: &Embedding) -> Self {
         Self { layer: embedding.layer().clone() }
     }
+
+    /// The output as a product that has not been made yet; with a bias or a branch, the output.
+    ///
+    /// # Errors
+    /// Those of a forward.
+    pub fn logits(&self, x: &Tensor) -> Result<Logits> {
+        match (self.layer.bias(), self.layer.branch()) {
+            (None, None) => {
+                Ok(Logits::Product { hidden: self.see(x)?.1, weight: self.layer.effective_weight()? })
+            }
+            _ => Ok(Logits::Whole(self.forward(x)?)),
+        }
+    }
+
+    /// The input as it arrives, and as the weight is multiplied with it: quantized.
+    fn see(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        if self.layer.kind() == LayerKind::Embedding {
+            // Tied: what the layer does with its inputs is about token ids.
+            return Ok((x.clone(), x.clone()));
+        }
+        let arrived = self.layer.arrive(x)?;
+        let seen = self.layer.activate(&arrived)?;
+        Ok((arrived, seen))
+    }
 }
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (x, seen) = match self.layer.kind() {
-            LayerKind::Embedding => (x.clone(), x.clone()),
-            _ => {
-                let x = self.layer.arrive(x)?;
-                let seen = self.layer.activate(&x)?;
-                (x, seen)
-            }
-        };
-        let mut y = ops::linear(&seen, &self.layer.effective_weight()?)?;
-        if let Some(branch) = self.layer.branch() {
-            y = (y + branch.forward(&x)?)?;
-        }
-        match self.layer.bias() {
-            Some(bias) => y.broadcast_add(&bias.tensor()),
+        let (arrived, seen) = self.see(x)?;
+        let bias = self.layer.bias().map(Param::tensor);
+        let y = ops::linear_with_bias(&seen, &self.layer.effective_weight()?, bias.as_ref())?;
+        match self.layer.branch() {
+            Some(branch) => y + branch.forward(&arrived)?,
             None => Ok(y),
         }
     }

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::feed::Feed;
+use crate::ops::Logits;
 
 /// A causal language model as a stack of blocks: algorithms that go block after block, and losses that look at
 /// every position, need no more than this.
@@ -41,6 +42,15 @@ pub trait CausalLm: Send + Sync {
     /// the order of the computation. A layer that is in none of them has an input of its own that nothing can scale.
     fn feeds(&self, _index: usize) -> Vec<Feed> {
         Vec::new()
+    }
+
+    /// What [`CausalLm::head`] gives, or two factors of it: a loss can do without the logits of all tokens at once
+    /// ([`crate::ops::head_loss`]).
+    ///
+    /// # Errors
+    /// Tensor operations.
+    fn logits(&self, x: &Tensor) -> Result<Logits> {
+        Ok(Logits::Whole(self.head(x)?))
     }
 
     /// Logits of every position: `[b, t]` to `[b, t, vocabulary]`.

@@ -44,6 +44,7 @@ mod resolve;
 mod rules;
 pub mod run;
 mod shapes;
+mod trainable;
 
 pub use checked::calibration::CalibrationSpec;
 pub use checked::compare::{Arm, CompareSpec};

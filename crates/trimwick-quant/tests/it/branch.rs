@@ -75,7 +75,7 @@ fn the_mean_of_the_output_is_put_right() {
         assert!(reports[0].after_db > reports[0].before_db + 3., "{reports:?}");
         let mean = |t: &Tensor| t.mean(0).unwrap();
         assert_close(&mean(&fc.forward(&x).unwrap()), &mean(&full), 1e-4, 1e-4);
-        assert_eq!(store.get("fc.bias").is_some(), true);
+        assert!(store.get("fc.bias").is_some());
     }
     let store = store();
     let fc = linear_no_bias(64, 12, store.var_builder().pp("fc")).unwrap();

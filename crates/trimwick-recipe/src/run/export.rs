@@ -19,6 +19,9 @@ use crate::ExportDtype;
 
 /// File of the weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// File of what quantizers keep beside the weights: scales, zero points, observed ranges. Scales of static inputs, keys and
+/// values are nowhere else.
+pub(crate) const QUANTIZERS: &str = "quantizers.safetensors";
 /// Files that a fine-tuned model has in common with the one it came from.
 const COMPANIONS: [&str; 5] = [
     "generation_config.json",
@@ -79,6 +82,10 @@ pub(crate) fn export(
     if masks > 0 {
         snapshot::save(store, &aside.path.join(MASKS), snapshot::is_mask)?;
         files.push(MASKS);
+    }
+    if store.params().iter().any(|p| trimwick_quant::owns(p.name())) {
+        snapshot::save(store, &aside.path.join(QUANTIZERS), trimwick_quant::owns)?;
+        files.push(QUANTIZERS);
     }
     files.extend(companions(origin, &aside.path)?);
 
