@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{D, IndexOp, Result, Tensor};
 use trimwick_nn::ops::{self, Logits};
 use trimwick_nn::{
-    AttentionConfig, CausalAttention, CausalLm, Embedding, Init, KvCache, Linear, Module, RmsNorm,
+    AttentionConfig, CausalAttention, CausalLm, Embedding, Feed, Init, KvCache, Linear, Module, RmsNorm,
     RopeScaling, Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
 };
 
@@ -61,6 +61,15 @@ impl Block {
         };
         let x = ops::add(x, &attended)?;
         ops::add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    }
+
+    fn feeds(&self) -> Vec<Feed> {
+        vec![
+            self.input_layernorm.feed(self.self_attn.inputs()),
+            self.self_attn.inner_feed(),
+            self.post_attention_layernorm.feed(self.mlp.inputs()),
+            self.mlp.inner_feed(),
+        ]
     }
 }
 
@@ -157,6 +166,15 @@ impl CausalLm for Llama {
 
     fn block_path(&self, index: usize) -> String {
         format!("model.layers.{index}")
+    }
+
+    fn feeds(&self, index: usize) -> Vec<Feed> {
+        match self.layers.get(index) {
+            Some(block) => block.feeds(),
+            // A head that shares the embedding's weight must not be scaled for the norm before it.
+            None if self.config.tie_word_embeddings => Vec::new(),
+            None => vec![self.norm.feed([self.lm_head.layer().clone()].into_iter().collect())],
+        }
     }
 
     fn embed(&self, ids: &Tensor) -> Result<Tensor> {
