@@ -45,23 +45,52 @@ impl Default for AdamW {
 pub fn adamw(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW) {
     let n = w.len();
     assert!(g.len() == n && m.len() == n && v.len() == n, "adamw: w, g, m and v differ in length");
-    assert!(h.step > 0, "adamw: steps are counted from 1");
-    // The factors are made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
-    let t = h.step as f64;
-    let decay = (1.0 - h.lr * h.weight_decay) as f32;
-    let (beta1, rest1) = (h.beta1 as f32, (1.0 - h.beta1) as f32);
-    let (beta2, rest2) = (h.beta2 as f32, (1.0 - h.beta2) as f32);
-    let rate = (h.lr / (1.0 - h.beta1.powf(t))) as f32;
-    let root = (1.0 / (1.0 - h.beta2.powf(t)).sqrt()) as f32;
-    let (eps, grad_scale) = (h.eps as f32, h.grad_scale);
+    let factors = Factors::of(h);
     (w.par_chunks_mut(CHUNK), g.par_chunks(CHUNK), m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK))
         .into_par_iter()
         .for_each(|(w, g, m, v)| {
             for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * grad_scale;
-                *m = beta1 * *m + rest1 * g;
-                *v = beta2 * *v + rest2 * g * g;
-                *w = *w * decay - rate * *m / (v.sqrt() * root + eps);
+                factors.update(w, g, m, v);
             }
         });
+}
+
+/// The numbers of a step as its loop uses them.
+pub(crate) struct Factors {
+    decay: f32,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    rate: f32,
+    root: f32,
+    eps: f32,
+    grad_scale: f32,
+}
+
+impl Factors {
+    /// Made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
+    pub(crate) fn of(h: &AdamW) -> Self {
+        assert!(h.step > 0, "adamw: steps are counted from 1");
+        let t = h.step as f64;
+        Self {
+            decay: (1.0 - h.lr * h.weight_decay) as f32,
+            beta1: h.beta1 as f32,
+            rest1: (1.0 - h.beta1) as f32,
+            beta2: h.beta2 as f32,
+            rest2: (1.0 - h.beta2) as f32,
+            rate: (h.lr / (1.0 - h.beta1.powf(t))) as f32,
+            root: (1.0 / (1.0 - h.beta2.powf(t)).sqrt()) as f32,
+            eps: h.eps as f32,
+            grad_scale: h.grad_scale,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn update(&self, w: &mut f32, g: f32, m: &mut f32, v: &mut f32) {
+        let g = g * self.grad_scale;
+        *m = self.beta1 * *m + self.rest1 * g;
+        *v = self.beta2 * *v + self.rest2 * g * g;
+        *w = *w * self.decay - self.rate * *m / (v.sqrt() * self.root + self.eps);
+    }
 }

@@ -45,6 +45,7 @@
 //! an error with its position, and a zero is +0.0 on every grid, so that masks survive them.
 
 mod adamw;
+mod adamw8;
 mod attention;
 mod attention_backward;
 mod dropout;
@@ -66,6 +67,7 @@ mod select;
 mod swiglu;
 
 pub use adamw::{AdamW, adamw};
+pub use adamw8::{MOMENT_BLOCK, Moment8, adamw_8bit};
 pub use attention::{AttentionDims, attention};
 pub use attention_backward::attention_backward;
 pub use dropout::dropout;

@@ -7,6 +7,7 @@ mod losses;
 mod masks;
 mod norms;
 mod optimizer;
+mod optimizer8;
 mod pointwise;
 mod random;
 mod reference;
