@@ -104,57 +104,81 @@ pub struct Loss {
 /// # Errors
 /// Ids that a model does not take, vocabularies that differ.
 pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation<'_>>) -> Result<Loss> {
-    let Some(distill) = distill else {
-        let logits = student.forward(&batch.inputs)?.flatten_to(1)?;
-        let total = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
-        let value = scalar(&total)?;
-        return Ok(Loss { value, cross_entropy: value, divergence: None, features: None, total });
-    };
-    let DistillConfig { weight, temperature, features } = distill.config;
     // The teacher goes first: what it needs has been given back before the student's graph is built.
-    let mut theirs = Vec::new();
-    let teacher = infer_with(distill.teacher, &batch.inputs, |x| {
-        if features > 0. {
-            theirs.push(x.clone());
-        }
-    })?;
+    let lesson = distill.map(|distill| distill.teach(batch)).transpose()?;
+    let theirs = lesson.as_ref().map_or(&[][..], |lesson| &lesson.blocks);
     let mut errors = Vec::with_capacity(theirs.len());
     let mut x = student.embed(&batch.inputs)?;
     for index in 0..student.blocks() {
         x = student.block(index, &x)?;
         if let Some(theirs) = theirs.get(index) {
             errors.push(relative_error(&x, theirs)?);
+            // The model goes on from a view, so that its gradient is whole before the error's is added: in the order in
+            // which a walk back over blocks adds them up, bit for bit.
+            x = x.reshape(x.shape())?;
         }
     }
-    drop(theirs);
-    let logits = student.head(&x)?.flatten_to(1)?;
-    let cross_entropy = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
-    let kl = ops::kl_divergence(&logits, &teacher.flatten_to(1)?, temperature)?;
-    // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
-    let mut total = ((&cross_entropy * (1. - weight))? + (&kl * (weight * temperature * temperature))?)?;
-    let mut error = None;
+    let mut loss = at_head(student, &x, batch, lesson)?;
     if !errors.is_empty() {
         let mean = Tensor::stack(&errors, 0)?.mean_all()?;
-        total = (total + (&mean * features)?)?;
-        error = Some(scalar(&mean)?);
+        let factor = distill.map_or(0., |distill| distill.config.features);
+        loss.total = (loss.total + (&mean * factor)?)?;
+        loss.value = scalar(&loss.total)?;
+        loss.features = Some(scalar(&mean)?);
     }
-    Ok(Loss {
-        value: scalar(&total)?,
-        cross_entropy: scalar(&cross_entropy)?,
-        divergence: Some(scalar(&kl)?),
-        features: error,
-        total,
-    })
+    Ok(loss)
+}
+
+/// What a teacher says about a batch.
+pub(crate) struct Lesson {
+    config: DistillConfig,
+    /// Logits, `[b·t, vocabulary]`.
+    logits: Tensor,
+    /// Outputs of its blocks, `[b, t, hidden]` each; none when features do not count.
+    pub(crate) blocks: Vec<Tensor>,
+}
+
+impl Distillation<'_> {
+    /// Runs the teacher.
+    pub(crate) fn teach(&self, batch: &Batch) -> Result<Lesson> {
+        let mut blocks = Vec::new();
+        let logits = infer_with(self.teacher, &batch.inputs, |x| {
+            if self.config.features > 0. {
+                blocks.push(x.clone());
+            }
+        })?;
+        Ok(Lesson { config: self.config, logits: logits.flatten_to(1)?, blocks })
+    }
+}
+
+/// The part of the loss that logits give: all of it but the features. `x` is the last block's output.
+pub(crate) fn at_head(
+    student: &dyn CausalLm,
+    x: &Tensor,
+    batch: &Batch,
+    lesson: Option<Lesson>,
+) -> Result<Loss> {
+    let logits = student.head(x)?.flatten_to(1)?;
+    let total = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
+    let cross_entropy = scalar(&total)?;
+    let Some(Lesson { config: DistillConfig { weight, temperature, .. }, logits: theirs, .. }) = lesson
+    else {
+        return Ok(Loss { value: cross_entropy, cross_entropy, divergence: None, features: None, total });
+    };
+    let kl = ops::kl_divergence(&logits, &theirs, temperature)?;
+    // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
+    let total = ((total * (1. - weight))? + (&kl * (weight * temperature * temperature))?)?;
+    Ok(Loss { value: scalar(&total)?, cross_entropy, divergence: Some(scalar(&kl)?), features: None, total })
 }
 
 /// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.
-fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
+pub(crate) fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
     let norm = teacher.sqr()?.sum(D::Minus1)?;
     // A token whose vector is 0 has no error to be relative to.
     let norm = norm.maximum(f64::from(f32::MIN_POSITIVE))?;
     ((student - teacher)?.sqr()?.sum(D::Minus1)? / norm)?.mean_all()
 }
 
-fn scalar(t: &Tensor) -> Result<f64> {
+pub(crate) fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }

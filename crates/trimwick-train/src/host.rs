@@ -1,20 +1,39 @@
 //! In-place access to tensors that lie on the CPU.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, WithDType, bail};
 
 /// Whether the fused f32 loops of `trimwick-kernels` can work on the tensor.
 pub(crate) fn fused(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }
 
-/// Runs `f` on the elements of a contiguous f32 tensor on the CPU, in place.
+/// An element type that is updated in place.
+pub(crate) trait Elem: WithDType {
+    /// The elements, when they are of this type.
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Elem for f32 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Elem for u8 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U8(values) = storage { Some(values) } else { None }
+    }
+}
+
+/// Runs `f` on the elements of a contiguous tensor of `T` on the CPU, in place.
 ///
 /// Candle keeps no version of a tensor's values: nothing that still has to run backward may hold the tensor.
 /// Calls nest, for loops over several tensors at once, as long as no two of them share storage.
-pub(crate) fn update<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> Result<R>) -> Result<R> {
-    let op = Update(RefCell::new(State::Ready(f)));
+pub(crate) fn update<T: Elem, R>(tensor: &Tensor, f: impl FnOnce(&mut [T]) -> Result<R>) -> Result<R> {
+    let op = Update(RefCell::new(State::Ready(f)), PhantomData);
     tensor.inplace_op1(&op)?;
     match op.0.into_inner() {
         State::Done(result) => Ok(result),
@@ -29,16 +48,16 @@ enum State<F, R> {
     Done(R),
 }
 
-struct Update<F, R>(RefCell<State<F, R>>);
+struct Update<T, F, R>(RefCell<State<F, R>>, PhantomData<fn(&mut T)>);
 
-impl<R, F: FnOnce(&mut [f32]) -> Result<R>> InplaceOp1 for Update<F, R> {
+impl<T: Elem, R, F: FnOnce(&mut [T]) -> Result<R>> InplaceOp1 for Update<T, F, R> {
     fn name(&self) -> &'static str {
         "update"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
-            bail!("update: expected a contiguous f32 tensor, found strides {:?}", layout.stride());
+        let (Some(values), Some((from, to))) = (T::of(storage), layout.contiguous_offsets()) else {
+            bail!("update: expected a contiguous {:?} tensor, found strides {:?}", T::DTYPE, layout.stride());
         };
         if let State::Ready(f) = self.0.replace(State::Taken) {
             let result = f(&mut values[from..to])?;
@@ -58,8 +77,8 @@ mod tests {
     fn updates_nest_over_several_tensors() -> Result<()> {
         let a = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
         let b = Tensor::new(&[10f32, 20.], &Device::Cpu)?;
-        let sum = update(&a, |a| {
-            update(&b, |b| {
+        let sum = update(&a, |a: &mut [f32]| {
+            update(&b, |b: &mut [f32]| {
                 a.iter_mut().zip(b.iter_mut()).for_each(|(a, b)| std::mem::swap(a, b));
                 Ok(a.iter().sum::<f32>())
             })
@@ -73,7 +92,8 @@ mod tests {
     #[test]
     fn a_strided_view_is_refused() -> Result<()> {
         let t = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?.t()?;
-        assert!(update(&t, |_| Ok(())).is_err());
+        assert!(update(&t, |_: &mut [f32]| Ok(())).is_err());
+        assert!(update(&t.contiguous()?, |_: &mut [u8]| Ok(())).is_err());
         Ok(())
     }
 }

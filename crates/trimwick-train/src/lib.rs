@@ -25,31 +25,40 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod check;
 mod checkpoint;
 mod data;
 mod distill;
 mod error;
 mod evaluate;
 mod gradients;
+mod guards;
 mod hooks;
 mod host;
+mod lean;
 pub mod lora;
 mod metrics;
+mod moments;
 mod optim;
 mod plan;
 mod schedule;
 mod state;
+mod step;
 mod trainer;
+mod walk;
 
 pub use data::{Batch, Cursor, Encode, Order, TextFormat, TextSource, Windows};
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_until, infer};
 pub use gradients::Gradients;
+pub use guards::{GuardRecord, Guards, NonFinite};
 pub use hooks::StepHook;
 pub use metrics::{StepRecord, ValidationRecord};
+pub use moments::Moments;
 pub use optim::{AdamW, AdamWConfig, ParamGroup};
 pub use plan::{Data, Plan};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use state::{Best, Position, SavedRole, TrainState};
 pub use trainer::{Outcome, Progress, StepReport, TrainConfig, Trainer, Validation};
+pub use walk::MemoryPlan;

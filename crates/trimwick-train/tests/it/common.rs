@@ -12,8 +12,8 @@ use trimwick_nn::{
     SwiGluMlpConfig, dropout, embedding, linear, rms_norm,
 };
 use trimwick_train::{
-    AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Gradients, Outcome, Progress, Schedule,
-    StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
+    AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Gradients, Guards, MemoryPlan, Outcome,
+    Progress, Schedule, StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
 };
 
 type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
@@ -242,7 +242,7 @@ impl Scenario {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
-            Progress::Validated { .. } | Progress::Saved { .. } => {}
+            _ => {}
         };
         let mut config = TrainConfig {
             steps: self.steps,
@@ -252,6 +252,8 @@ impl Scenario {
             save_every: self.save_every,
             order_seed: 3,
             fingerprint: "scenario".into(),
+            memory: MemoryPlan::None,
+            guards: Guards::default(),
         };
         (self.change)(&mut config);
         let checkpoints = CheckpointDir::open(dir.join("checkpoints")).unwrap();
