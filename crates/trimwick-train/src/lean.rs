@@ -134,3 +134,88 @@ impl<'a> Handover<'a> {
         Ok(self.squares.values().sum::<f64>().sqrt())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+    use trimwick_nn::{CausalLm, Linear, Module, ParamStore, linear_no_bias};
+
+    use super::*;
+    use crate::data::Batch;
+
+    const WIDE: usize = 8;
+
+    /// Six blocks of one layer each, between an embedding and the head that is tied to it.
+    struct Stack {
+        embed: trimwick_nn::Embedding,
+        blocks: Vec<Linear>,
+        head: Linear,
+    }
+
+    impl CausalLm for Stack {
+        fn vocab_size(&self) -> usize {
+            WIDE
+        }
+
+        fn max_context(&self) -> usize {
+            8
+        }
+
+        fn blocks(&self) -> usize {
+            self.blocks.len()
+        }
+
+        fn block_path(&self, index: usize) -> String {
+            format!("blocks.{index}")
+        }
+
+        fn embed(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
+            self.embed.forward(ids)
+        }
+
+        fn block(&self, index: usize, x: &Tensor) -> candle_core::Result<Tensor> {
+            x + self.blocks[index].forward(x)?
+        }
+
+        fn head(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+            self.head.forward(x)
+        }
+    }
+
+    #[test]
+    fn there_are_gradients_of_one_segment_and_of_shared_weights_at_a_time() -> Result<()> {
+        let store = ParamStore::new(DType::F32, &Device::Cpu);
+        let vb = store.var_builder();
+        let embed = trimwick_nn::embedding(WIDE, WIDE, vb.pp("embed"))?;
+        let blocks = (0..6).map(|i| linear_no_bias(WIDE, WIDE, vb.pp("blocks").pp(i)));
+        let head = Linear::tied(&embed);
+        let model = Stack { embed, blocks: blocks.collect::<candle_core::Result<_>>()?, head };
+        let batch = Batch::new(&[&[1, 2, 3, 4]], &Device::Cpu)?;
+        let walk = Walk { model: &model, clock: store.clock(), ids: &batch.inputs };
+        let uses = Uses::probe(&walk, store.trainable())?;
+        let lowest: Vec<_> = uses.params.iter().map(|(p, last)| (p.name(), *last)).collect();
+        assert_eq!((lowest[0], lowest[6]), (("blocks.0.weight", 1), ("embed.weight", 0)));
+
+        let mut ahead = walk.ahead(&batch, None)?;
+        let mut handover = Handover::new(&uses, Sink::Norm);
+        let (mut most, mut order) = (0, vec![]);
+        walk.back(&mut ahead, false, &mut |segment, grads| {
+            let fresh = uses.params.iter().filter_map(|(p, _)| grads.get(&p.var())).map(Tensor::elem_count);
+            let waiting = handover.waiting.values().map(|sum| sum.tensor().elem_count());
+            most = most.max(fresh.sum::<usize>() + waiting.sum::<usize>());
+            order.push(segment);
+            handover.take(segment, grads)?;
+            let left = uses.params.iter().filter(|(p, _)| grads.get(&p.var()).is_some()).count();
+            assert_eq!(left, 0, "a gradient outlives its segment");
+            Ok(())
+        })?;
+        assert_eq!(order, [7, 6, 5, 4, 3, 2, 1, 0]);
+        // The tied weight and one block, of seven weights.
+        assert_eq!(most, 2 * WIDE * WIDE);
+        let norm = handover.finish()?;
+        let mut whole = crate::Gradients::new(&store.trainable());
+        whole.accumulate(crate::loss(&model, &batch, None)?.total.backward()?)?;
+        assert!((norm - whole.norm()?).abs() < 1e-6 * norm, "{norm} {}", whole.norm()?);
+        Ok(())
+    }
+}

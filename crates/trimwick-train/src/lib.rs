@@ -47,6 +47,7 @@ mod step;
 mod trainer;
 mod walk;
 
+pub use base::compact_weights;
 pub use data::{Batch, Cursor, Encode, Order, TextFormat, TextSource, Windows};
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};

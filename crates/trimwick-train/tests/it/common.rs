@@ -96,6 +96,15 @@ pub fn windows(tokens: usize, context: usize) -> Windows {
     Windows::new(ids, context).unwrap()
 }
 
+/// A folder for a run, in memory where the system has such a place: tests of many checkpoints wait for no disk.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match tempfile::tempdir_in(memory) {
+        Ok(dir) => dir,
+        Err(_) => tempfile::tempdir().unwrap(),
+    }
+}
+
 /// The values of every parameter as bits.
 pub fn bits(store: &ParamStore) -> BTreeMap<String, Vec<u64>> {
     let bits = |t: &Tensor| {

@@ -23,7 +23,8 @@ use crate::common::{VOCAB, bits, checkpoints, files, store, windows};
 
 type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 
-pub const WIDE: usize = 16;
+/// Wide enough that the larger weights have moments in 8 bits.
+const WIDE: usize = 64;
 
 struct Block {
     norm: RmsNorm,
@@ -45,20 +46,20 @@ pub struct Deep {
 impl Deep {
     pub fn new(store: &ParamStore, tied: bool, p: f64) -> Result<Self> {
         let vb = store.var_builder();
-        let init = Init::Randn { mean: 0., stdev: 0.2 };
-        let rotary = Arc::new(Rotary::new(8, 32, 1e4, None, vb.dtype(), vb.device())?);
+        let init = Init::Randn { mean: 0., stdev: 0.1 };
+        let rotary = Arc::new(Rotary::new(32, 32, 1e4, None, vb.dtype(), vb.device())?);
         let attention = AttentionConfig {
             hidden: WIDE,
             heads: 2,
             kv_heads: 1,
-            head_dim: 8,
+            head_dim: 32,
             qkv_bias: true,
             out_bias: false,
             qk_norm_eps: None,
             window: None,
             init,
         };
-        let mlp = SwiGluMlpConfig { hidden: WIDE, intermediate: 24, bias: false, init };
+        let mlp = SwiGluMlpConfig { hidden: WIDE, intermediate: 96, bias: false, init };
         let block = |i: usize| {
             let vb = vb.pp("blocks").pp(i);
             Ok(Block {

@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use trimwick_nn::CausalLm;
 use trimwick_train::{Error, GuardRecord, Guards, MemoryPlan, NonFinite, StepRecord, Windows};
 
-use crate::common::VOCAB;
+use crate::common::{VOCAB, scratch};
 use crate::deep::{Deep, Done, End, Job, end};
 
 /// The token that poisons.
@@ -124,7 +124,7 @@ const POISONED: [u64; 2] = [24, 37];
 fn a_broken_step_is_left_out_or_taken_back() {
     for (poison, guards, memory, want) in cases() {
         let case = format!("{poison:?} {guards:?} {memory:?}");
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let done = run(&job(guards, memory), poison, &data(&POISONED), dir.path());
         let (_, metrics, weights) = end(dir.path(), &done);
         let told: Vec<_> = done.guarded.iter().map(|g| (g.0, g.2)).collect();
@@ -164,13 +164,11 @@ fn killed_before_any_step_it_does_the_same_again() {
             continue; // as None is, but for the walk
         }
         let (job, data) = (job(guards, memory), data(&POISONED));
-        let whole = tempfile::tempdir().unwrap();
-        let done = run(&job, poison, &data, whole.path());
-        let want: End = end(whole.path(), &done);
-        let calls = done.losses.len() as u64 + 2;
-        // Every third call for time's sake, and all of those around the rewinds.
-        for cut in (0..calls).filter(|c| c % 3 == 0 || (12..20).contains(c)) {
-            let dir = tempfile::tempdir().unwrap();
+        let whole = scratch();
+        let want: End = end(whole.path(), &run(&job, poison, &data, whole.path()));
+        // Steps that were begun: those around the rewinds, and some before and after.
+        for cut in [0, 4, 5, 11, 12, 13, 14, 15, 17, 18, 19, 20, 23] {
+            let dir = scratch();
             let killed = run(&Job { calls: Some(cut), ..job.clone() }, poison, &data, dir.path());
             assert!(matches!(killed.outcome, Err(Error::Hook { .. })), "{:?}", killed.outcome);
             let done = run(&job, poison, &data, dir.path());
@@ -183,9 +181,9 @@ fn killed_before_any_step_it_does_the_same_again() {
 fn stopped_after_every_step_it_goes_back_to_where_an_undisturbed_run_goes() {
     for (poison, guards, memory, _) in cases() {
         let (job, data) = (job(guards, memory), data(&POISONED));
-        let whole = tempfile::tempdir().unwrap();
+        let whole = scratch();
         let want = end(whole.path(), &run(&job, poison, &data, whole.path()));
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut rounds = 0;
         let done = loop {
             // A rewind and the step after it are one process's: a stop before them is the next one's.
@@ -205,7 +203,7 @@ fn stopped_after_every_step_it_goes_back_to_where_an_undisturbed_run_goes() {
 fn enough_is_enough() {
     let data = data(&[10, 20, 30]);
     for (poison, guards) in [(Poison::Loss, REWIND), (Poison::Loss, SKIP), (Poison::Spike, SPIKE)] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let guards = Guards { skips: 1, ..guards };
         let done = run(&Job { quantize: None, ..job(guards, MemoryPlan::None) }, poison, &data, dir.path());
         match done.outcome {
@@ -221,21 +219,21 @@ fn enough_is_enough() {
         }
         assert_eq!(done.guarded.len(), 1);
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let done = run(&job(Guards::default(), MemoryPlan::None), Poison::Loss, &data, dir.path());
     assert!(matches!(done.outcome, Err(Error::NonFinite { .. })), "abort is what is done by default");
 }
 
 #[test]
 fn a_broken_gradient_of_a_lean_step_is_told_as_what_it_is() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let done = run(&job(Guards::default(), MemoryPlan::Lean), Poison::Gradient, &data(&[10]), dir.path());
     match done.outcome {
         Err(e @ Error::HalfStep { .. }) => assert!(e.to_string().contains("run again"), "{e}"),
         other => panic!("{other:?}"),
     }
     // The first step walks back for its norm before it updates anything.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let done = run(&job(Guards::default(), MemoryPlan::Lean), Poison::Gradient, &data(&[0]), dir.path());
     assert!(matches!(done.outcome, Err(Error::NonFinite { .. })), "{:?}", done.outcome);
 }
@@ -278,7 +276,7 @@ fn a_quantizer_that_meets_an_infinity_is_a_broken_step_too() {
         }
     }
     for (guards, rewound_to) in [(SKIP, None), (REWIND, Some(10))] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let wrap = |inner| Box::new(Overflow(inner, AtomicBool::new(false))) as Box<dyn CausalLm>;
         let done = job(guards, MemoryPlan::None).run_as(Some(dir.path()), wrap, &data(&[24]));
         end(dir.path(), &done);
@@ -297,12 +295,12 @@ fn guards_that_no_run_can_have() {
         (Guards { spike: Some(1.), ..SPIKE }, true, "spike: expected a number above 1, found 1"),
         (Guards { spike: Some(f64::NAN), ..SPIKE }, true, "spike: expected a number above 1, found NaN"),
     ] {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = scratch();
         let done = job(guards, MemoryPlan::None).run(dir.then(|| temp.path()));
         assert_eq!(done.outcome.unwrap_err().to_string(), want);
     }
     // How often to save decides where a rewind goes.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let begun = job(REWIND, MemoryPlan::None);
     run(&Job { stop_after: Some(6), ..begun.clone() }, Poison::Loss, &data(&[]), dir.path());
     let done = run(&Job { save_every: 4, ..begun }, Poison::Loss, &data(&[]), dir.path());

@@ -9,7 +9,7 @@ use trimwick_train::{
     loss,
 };
 
-use crate::common::{bits, store, windows};
+use crate::common::{bits, scratch, store, windows};
 use crate::deep::{Deep, Done, Job, end};
 
 const PLANS: [MemoryPlan; 3] = [MemoryPlan::None, MemoryPlan::Blocks, MemoryPlan::Lean];
@@ -17,12 +17,12 @@ const PLANS: [MemoryPlan; 3] = [MemoryPlan::None, MemoryPlan::Blocks, MemoryPlan
 #[test]
 fn resumed_after_each_of_forty_steps_every_plan_ends_with_the_same_bytes() {
     for memory in PLANS {
-        for (tied, moments) in [(true, Moments::F32), (false, Moments::F32)] {
+        for (tied, moments) in [(true, Moments::F32), (false, Moments::Int8)] {
             let accumulate = if memory == MemoryPlan::Lean { 1 } else { 2 };
             let job = Job { memory, tied, moments, accumulate, ..Job::default() };
-            let whole = tempfile::tempdir().unwrap();
+            let whole = scratch();
             let want = end(whole.path(), &job.run(Some(whole.path())));
-            let dir = tempfile::tempdir().unwrap();
+            let dir = scratch();
             for step in 1..job.steps {
                 let done = Job { stop_after: Some(1), ..job.clone() }.run(Some(dir.path()));
                 assert_eq!(done.outcome.unwrap(), Outcome::Stopped { step }, "{memory:?}");
@@ -220,7 +220,7 @@ fn a_block_computed_again_gives_the_same_bits_and_is_not_seen_twice() {
 
 #[test]
 fn settings_that_a_lean_run_cannot_have() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let lean = Job { memory: MemoryPlan::Lean, steps: 2, ..Job::default() };
     let skip = Guards { non_finite: NonFinite::Skip, ..Guards::default() };
     let cases = [
@@ -253,4 +253,17 @@ fn a_parameter_that_no_segment_uses_ends_the_run_before_a_weight_has_changed() {
         }
         assert_eq!(bits(&store), before, "{memory:?}");
     }
+}
+
+#[test]
+fn a_run_with_8_bit_moments_learns_what_one_in_f32_learns() {
+    let train = |moments| {
+        let job = Job { moments, quantize: None, distill: false, dropout: 0., steps: 150, ..Job::default() };
+        let losses = job.run(None).losses;
+        let last = losses[140..].iter().sum::<f64>() / 10.;
+        assert!(losses[0] > 3. && last < 1.2, "from {} to {last}", losses[0]);
+        last
+    };
+    let (f32, int8) = (train(Moments::F32), train(Moments::Int8));
+    assert!(f32 != int8 && (int8 / f32 - 1.).abs() < 0.02, "loss {int8} with 8 bits, {f32} with f32");
 }
