@@ -9,6 +9,7 @@ pub(crate) mod config;
 pub(crate) mod cross;
 pub(crate) mod data;
 pub(crate) mod distill;
+pub(crate) mod engine;
 pub(crate) mod export;
 pub(crate) mod groups;
 pub(crate) mod lora;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::engine::{self, EngineSpec};
 use super::groups::{self, ParameterGroup};
 use crate::raw::{At, Choice, Count, Key, Number, Raw, Rule, Section, SectionSpec, Slot, Subs, Value};
 use crate::resolve::{ToToml, Writer};
@@ -163,6 +164,11 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &SAVE_EVERY,
         &VALIDATE_EVERY,
         &ORDER_SEED,
+        &engine::MEMORY,
+        &engine::MOMENTS,
+        &engine::NON_FINITE,
+        &engine::SPIKE,
+        &engine::SKIPS,
         &GROUPS,
     ],
     foreign: &[
@@ -203,6 +209,9 @@ pub struct TrainSpec {
     pub validate_every: Option<u64>,
     /// Selects the order of the training windows.
     pub order_seed: u64,
+    /// What a step keeps in memory, and what is done about a broken one.
+    #[serde(flatten)]
+    pub engine: EngineSpec,
     /// Parameters that train differently; the last group that matches a parameter holds.
     pub groups: Vec<ParameterGroup>,
 }
@@ -296,6 +305,7 @@ impl TrainSpec {
         out.put(&SAVE_EVERY, self.save_every);
         out.put(&VALIDATE_EVERY, self.validate_every.unwrap_or(0));
         out.put(&ORDER_SEED, self.order_seed);
+        self.engine.write(out);
         for group in &self.groups {
             group.write(out);
         }
@@ -326,6 +336,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
     let save_every = section.get(&SAVE_EVERY);
     let validate_every = section.get(&VALIDATE_EVERY);
     let order_seed = section.maybe(&ORDER_SEED);
+    let engine = engine::read(&section, accumulate);
     let groups = section.subs(&GROUPS).and_then(|groups| {
         let groups: Vec<_> = groups.into_iter().map(groups::read).collect();
         groups.into_iter().collect()
@@ -346,6 +357,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
         save_every: save_every?,
         validate_every: Some(validate_every?).filter(|&steps| steps > 0),
         order_seed: order_seed.sound()?.or(seed)?,
+        engine: engine?,
         groups: groups?,
     })
 }

@@ -23,9 +23,6 @@ use crate::common::{VOCAB, bits, checkpoints, files, store, windows};
 
 type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
 
-/// Wide enough that the larger weights have moments in 8 bits.
-const WIDE: usize = 64;
-
 struct Block {
     norm: RmsNorm,
     attention: CausalAttention,
@@ -44,39 +41,39 @@ pub struct Deep {
 }
 
 impl Deep {
-    pub fn new(store: &ParamStore, tied: bool, p: f64) -> Result<Self> {
+    pub fn new(store: &ParamStore, wide: usize, tied: bool, p: f64) -> Result<Self> {
         let vb = store.var_builder();
-        let init = Init::Randn { mean: 0., stdev: 0.1 };
-        let rotary = Arc::new(Rotary::new(32, 32, 1e4, None, vb.dtype(), vb.device())?);
+        let init = Init::Randn { mean: 0., stdev: 0.2 };
+        let rotary = Arc::new(Rotary::new(wide / 2, 32, 1e4, None, vb.dtype(), vb.device())?);
         let attention = AttentionConfig {
-            hidden: WIDE,
+            hidden: wide,
             heads: 2,
             kv_heads: 1,
-            head_dim: 32,
+            head_dim: wide / 2,
             qkv_bias: true,
             out_bias: false,
             qk_norm_eps: None,
             window: None,
             init,
         };
-        let mlp = SwiGluMlpConfig { hidden: WIDE, intermediate: 96, bias: false, init };
+        let mlp = SwiGluMlpConfig { hidden: wide, intermediate: wide * 3 / 2, bias: false, init };
         let block = |i: usize| {
             let vb = vb.pp("blocks").pp(i);
             Ok(Block {
-                norm: rms_norm(WIDE, 1e-6, vb.pp("norm"))?,
+                norm: rms_norm(wide, 1e-6, vb.pp("norm"))?,
                 attention: CausalAttention::new(attention.clone(), rotary.clone(), vb.pp("attn"))?,
-                mlp_norm: rms_norm(WIDE, 1e-6, vb.pp("mlp_norm"))?,
+                mlp_norm: rms_norm(wide, 1e-6, vb.pp("mlp_norm"))?,
                 mlp: SwiGluMlp::new(&mlp, vb.pp("mlp"))?,
                 dropout: dropout(p, vb.pp("dropout"))?,
             })
         };
-        let embed = embedding_init(VOCAB, WIDE, init, vb.pp("embed"))?;
+        let embed = embedding_init(VOCAB, wide, init, vb.pp("embed"))?;
         let head = match tied {
             true => Linear::tied(&embed),
-            false => linear_init(WIDE, VOCAB, true, init, vb.pp("head"))?,
+            false => linear_init(wide, VOCAB, true, init, vb.pp("head"))?,
         };
         let blocks = (0..3).map(block).collect::<Result<_>>()?;
-        Ok(Self { store: store.clone(), embed, blocks, norm: rms_norm(WIDE, 1e-6, vb.pp("norm"))?, head })
+        Ok(Self { store: store.clone(), embed, blocks, norm: rms_norm(wide, 1e-6, vb.pp("norm"))?, head })
     }
 }
 
@@ -157,6 +154,8 @@ impl StepHook for Quantizers {
 #[derive(Clone)]
 pub struct Job {
     pub steps: u64,
+    /// Width; from 64 on, larger weights have moments in 8 bits where those are asked for.
+    pub wide: usize,
     pub tied: bool,
     /// The step from which quantizers act; none when there are none.
     pub quantize: Option<u64>,
@@ -178,6 +177,7 @@ impl Default for Job {
     fn default() -> Self {
         Self {
             steps: 40,
+            wide: 16,
             tied: true,
             quantize: Some(10),
             distill: true,
@@ -217,7 +217,7 @@ impl Job {
         data: &trimwick_train::Windows,
     ) -> Done {
         let store = store(DType::F32, 3);
-        let model = Deep::new(&store, self.tied, self.dropout).unwrap();
+        let model = Deep::new(&store, self.wide, self.tied, self.dropout).unwrap();
         let linear = store.layers().of_kind(trimwick_nn::LayerKind::Linear);
         trimwick_sparse::prune(&linear.select("*mlp*").unwrap(), Pattern::TWO_FOUR, &Magnitude).unwrap();
         if self.quantize.is_some() {
@@ -233,7 +233,7 @@ impl Job {
             trimwick_quant::calibrate(&blocks, see).unwrap();
         }
         let theirs = crate::common::store(DType::F32, 4);
-        let teacher = Deep::new(&theirs, self.tied, 0.).unwrap();
+        let teacher = Deep::new(&theirs, self.wide, self.tied, 0.).unwrap();
         let config = AdamWConfig { weight_decay: 0.1, moments: self.moments, ..Default::default() };
         let optimizer = AdamW::new(store.trainable(), &config, &[]).unwrap();
         let schedule = self

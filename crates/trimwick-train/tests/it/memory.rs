@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use trimwick_nn::{Capture, CausalLm, Layer};
+use trimwick_sparse::{Magnitude, Pattern};
 use trimwick_train::{
-    AdamW, AdamWConfig, Batch, Error, Gradients, Guards, MemoryPlan, Moments, NonFinite, Outcome, Schedule,
-    loss,
+    AdamW, AdamWConfig, Batch, Cursor, Decay, Error, Gradients, Guards, MemoryPlan, Moments, NonFinite,
+    Outcome, Schedule, Warmup, loss,
 };
 
 use crate::common::{bits, scratch, store, windows};
@@ -17,9 +18,9 @@ const PLANS: [MemoryPlan; 3] = [MemoryPlan::None, MemoryPlan::Blocks, MemoryPlan
 #[test]
 fn resumed_after_each_of_forty_steps_every_plan_ends_with_the_same_bytes() {
     for memory in PLANS {
-        for (tied, moments) in [(true, Moments::F32), (false, Moments::Int8)] {
+        for (tied, moments, wide) in [(true, Moments::F32, 16), (false, Moments::Int8, 64)] {
             let accumulate = if memory == MemoryPlan::Lean { 1 } else { 2 };
-            let job = Job { memory, tied, moments, accumulate, ..Job::default() };
+            let job = Job { memory, wide, tied, moments, accumulate, ..Job::default() };
             let whole = scratch();
             let want = end(whole.path(), &job.run(Some(whole.path())));
             let dir = scratch();
@@ -72,10 +73,12 @@ fn accumulated_batches_agree() {
 #[test]
 fn every_plan_gives_the_same_bytes_on_any_number_of_threads() {
     for memory in PLANS {
-        for moments in [Moments::F32, Moments::Int8] {
+        for (moments, wide) in [(Moments::F32, 16), (Moments::Int8, 64)] {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| bits(&Job { memory, moments, steps: 14, ..Job::default() }.run(None).store))
+                pool.install(|| {
+                    bits(&Job { memory, moments, wide, steps: 14, ..Job::default() }.run(None).store)
+                })
             };
             let one = run(1);
             for threads in [2, 4, 8] {
@@ -98,41 +101,38 @@ fn a_lean_step_is_clipped_by_the_norm_of_the_step_before() {
         ..Job::default()
     };
     let done = job.run(None);
-    let store = store(DType::F32, 3);
-    let model = Deep::new(&store, true, 0.).unwrap();
-    let mlp = store.layers().select("*mlp*").unwrap();
-    trimwick_sparse::prune(&mlp, trimwick_sparse::Pattern::TWO_FOUR, &trimwick_sparse::Magnitude).unwrap();
-    let config = AdamWConfig { weight_decay: 0.1, ..Default::default() };
-    let mut optimizer = AdamW::new(store.trainable(), &config, &[]).unwrap();
-    let data = windows(300 * 8, 8);
-    let mut cursor = trimwick_train::Cursor::default();
-    let rates = Schedule::new(
-        trimwick_train::Decay::Cosine,
-        0.01,
-        0.001,
-        trimwick_train::Warmup::Fraction(0.1),
-        job.steps,
-    )
-    .unwrap();
-    let mut before = None;
-    for step in 0..job.steps {
-        let batch = Batch::new(&cursor.take(&data, 3, 2).unwrap(), &Device::Cpu).unwrap();
-        let gradients = |factor: f64| {
-            let total = (loss(&model, &batch, None).unwrap().total * factor).unwrap();
-            let mut gradients = Gradients::new(&store.trainable());
-            gradients.accumulate(total.backward().unwrap()).unwrap();
-            gradients
-        };
-        let norm = gradients(1.).norm().unwrap();
-        let factor = (0.5 / (before.unwrap_or(norm) + 1e-6)).min(1.);
-        assert!(factor < 1., "nothing is clipped");
-        assert!((done.norms[step as usize] - norm).abs() < 1e-5 * norm, "step {step}");
-        optimizer.step(&gradients(factor), rates.rate(step)).unwrap();
-        before = Some(norm);
-    }
-    let hand = Done { outcome: Ok(Outcome::Finished), store, losses: vec![], norms: vec![], guarded: vec![] };
-    let (_, weights) = apart(&hand, &done);
-    assert!(weights < 1e-5, "{weights:e}");
+    let by_hand = |own: bool| {
+        let store = store(DType::F32, 3);
+        let model = Deep::new(&store, job.wide, true, 0.).unwrap();
+        let mlp = store.layers().select("*mlp*").unwrap();
+        trimwick_sparse::prune(&mlp, Pattern::TWO_FOUR, &Magnitude).unwrap();
+        let config = AdamWConfig { weight_decay: 0.1, ..Default::default() };
+        let mut optimizer = AdamW::new(store.trainable(), &config, &[]).unwrap();
+        let data = windows(300 * 8, 8);
+        let mut cursor = Cursor::default();
+        let rates = Schedule::new(Decay::Cosine, 0.01, 0.001, Warmup::Fraction(0.1), job.steps).unwrap();
+        let mut before = None;
+        for step in 0..job.steps {
+            let batch = Batch::new(&cursor.take(&data, 3, 2).unwrap(), &Device::Cpu).unwrap();
+            let gradients = |factor: f64| {
+                let total = (loss(&model, &batch, None).unwrap().total * factor).unwrap();
+                let mut gradients = Gradients::new(&store.trainable());
+                gradients.accumulate(total.backward().unwrap()).unwrap();
+                gradients
+            };
+            let norm = gradients(1.).norm().unwrap();
+            let factor = (0.5 / (before.unwrap_or(norm) + 1e-6)).min(1.);
+            assert!(factor < 1., "nothing is clipped");
+            assert!(own || (done.norms[step as usize] - norm).abs() < 1e-4 * norm, "step {step}");
+            optimizer.step(&gradients(factor), rates.rate(step)).unwrap();
+            before = Some(norm).filter(|_| !own);
+        }
+        let hand =
+            Done { outcome: Ok(Outcome::Finished), store, losses: vec![], norms: vec![], guarded: vec![] };
+        apart(&hand, &done).1
+    };
+    let (last, own) = (by_hand(false), by_hand(true));
+    assert!(last < 1e-4 && own > 10. * last, "{last:e} by the last norm, {own:e} by its own");
 }
 
 /// Counts what passes a layer, and the inputs of each block.
@@ -258,12 +258,20 @@ fn a_parameter_that_no_segment_uses_ends_the_run_before_a_weight_has_changed() {
 #[test]
 fn a_run_with_8_bit_moments_learns_what_one_in_f32_learns() {
     let train = |moments| {
-        let job = Job { moments, quantize: None, distill: false, dropout: 0., steps: 150, ..Job::default() };
+        let job = Job {
+            moments,
+            wide: 64,
+            quantize: None,
+            distill: false,
+            dropout: 0.,
+            steps: 150,
+            ..Job::default()
+        };
         let losses = job.run(None).losses;
         let last = losses[140..].iter().sum::<f64>() / 10.;
         assert!(losses[0] > 3. && last < 1.2, "from {} to {last}", losses[0]);
         last
     };
     let (f32, int8) = (train(Moments::F32), train(Moments::Int8));
-    assert!(f32 != int8 && (int8 / f32 - 1.).abs() < 0.02, "loss {int8} with 8 bits, {f32} with f32");
+    assert!(f32 != int8 && (int8 / f32 - 1.).abs() < 0.05, "loss {int8} with 8 bits, {f32} with f32");
 }
