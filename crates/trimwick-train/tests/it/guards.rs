@@ -103,7 +103,9 @@ const SKIP: Guards = Guards { non_finite: NonFinite::Skip, spike: None, skips: 3
 const SPIKE: Guards = Guards { non_finite: NonFinite::Abort, spike: Some(3.), skips: 3 };
 
 /// (poison, guards, memory plan, what happens as (step, rewound to))
-fn cases() -> Vec<(Poison, Guards, MemoryPlan, [(u64, Option<u64>); 2])> {
+type Case = (Poison, Guards, MemoryPlan, [(u64, Option<u64>); 2]);
+
+fn cases() -> Vec<Case> {
     // Two windows a step: position 24 is in step 13, and position 37 in step 19 or, after a rewind to 10, in step 16.
     let mut cases = vec![];
     for memory in [MemoryPlan::None, MemoryPlan::Blocks, MemoryPlan::Lean] {

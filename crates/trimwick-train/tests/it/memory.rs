@@ -146,10 +146,13 @@ impl Capture for Count {
     }
 }
 
-/// Notes the output of each call of a block.
+/// Index and output of each call of a block.
+type Outputs = Arc<Mutex<Vec<(usize, Vec<f32>)>>>;
+
+/// Notes them.
 struct Noted {
     inner: Deep,
-    outputs: Arc<Mutex<Vec<(usize, Vec<f32>)>>>,
+    outputs: Outputs,
     _guards: Vec<trimwick_nn::CaptureGuard>,
 }
 
@@ -191,7 +194,7 @@ impl CausalLm for Noted {
 #[test]
 fn a_block_computed_again_gives_the_same_bits_and_is_not_seen_twice() {
     for memory in [MemoryPlan::Blocks, MemoryPlan::Lean] {
-        let (outputs, capture) = (Arc::new(Mutex::new(vec![])), Arc::new(Count::default()));
+        let (outputs, capture) = (Outputs::default(), Arc::new(Count::default()));
         let (seen, count) = (outputs.clone(), capture.clone());
         let job = Job { memory, dropout: 0.4, steps: 3, quantize: Some(0), clip: None, ..Job::default() };
         let done = job.run_as(
