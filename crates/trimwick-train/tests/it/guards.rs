@@ -162,14 +162,16 @@ fn a_broken_step_is_left_out_or_taken_back() {
 #[test]
 fn killed_before_any_step_it_does_the_same_again() {
     for (poison, guards, memory, _) in cases() {
-        if memory == MemoryPlan::Blocks {
-            continue; // as None is, but for the walk
+        // Blocks are as None, but for the walk; what comes after a broken loss is what comes after a broken gradient.
+        let alike = memory == MemoryPlan::Lean && poison != Poison::Gradient;
+        if memory == MemoryPlan::Blocks || alike {
+            continue;
         }
         let (job, data) = (job(guards, memory), data(&POISONED));
         let whole = scratch();
         let want: End = end(whole.path(), &run(&job, poison, &data, whole.path()));
         // Steps that were begun: those around the rewinds, and some before and after.
-        for cut in [0, 4, 5, 11, 12, 13, 14, 15, 17, 18, 19, 20, 23] {
+        for cut in [0, 5, 11, 12, 13, 14, 18, 19, 23] {
             let dir = scratch();
             let killed = run(&Job { calls: Some(cut), ..job.clone() }, poison, &data, dir.path());
             assert!(matches!(killed.outcome, Err(Error::Hook { .. })), "{:?}", killed.outcome);
