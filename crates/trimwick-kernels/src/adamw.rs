@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Elements one task updates.
-const CHUNK: usize = 16 * 1024;
+use crate::cpu::wide;
+use crate::mask::{CHUNK, check_bits, mask_chunk_inplace};
 
 /// The numbers of one AdamW step (Loshchilov and Hutter, arXiv 1711.05101).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,19 +43,38 @@ impl Default for AdamW {
 /// # Panics
 /// When the slices differ in length or `h.step` is 0.
 pub fn adamw(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW) {
-    let n = w.len();
-    assert!(g.len() == n && m.len() == n && v.len() == n, "adamw: w, g, m and v differ in length");
-    let factors = Factors::of(h);
+    let factors = Factors::new("adamw", [w.len(), g.len(), m.len(), v.len()], h);
     (w.par_chunks_mut(CHUNK), g.par_chunks(CHUNK), m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK))
         .into_par_iter()
-        .for_each(|(w, g, m, v)| {
-            for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                factors.update(w, g, m, v);
+        .for_each(|(w, g, m, v)| update(w, g, m, v, &factors));
+}
+
+/// [`adamw`], after which the weights and moments that the mask `keep` drops are +0.0: one pass over memory.
+///
+/// # Panics
+/// As [`adamw`], and when `keep` does not have [`crate::bits_len`] bytes.
+pub fn adamw_masked(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW, keep: &[u8]) {
+    const OP: &str = "adamw_masked";
+    check_bits(OP, w.len(), keep.len());
+    let factors = Factors::new(OP, [w.len(), g.len(), m.len(), v.len()], h);
+    (
+        w.par_chunks_mut(CHUNK),
+        g.par_chunks(CHUNK),
+        m.par_chunks_mut(CHUNK),
+        v.par_chunks_mut(CHUNK),
+        keep.par_chunks(CHUNK / 8),
+    )
+        .into_par_iter()
+        .for_each(|(w, g, m, v, keep)| {
+            update(w, g, m, v, &factors);
+            // Still in the first caches.
+            for x in [w, m, v] {
+                mask_chunk_inplace(x, keep);
             }
         });
 }
 
-/// The numbers of a step as its loop uses them.
+/// What the loop multiplies with. Made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
 pub(crate) struct Factors {
     decay: f32,
     beta1: f32,
@@ -69,9 +88,9 @@ pub(crate) struct Factors {
 }
 
 impl Factors {
-    /// Made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
-    pub(crate) fn of(h: &AdamW) -> Self {
-        assert!(h.step > 0, "adamw: steps are counted from 1");
+    pub(crate) fn new(op: &str, [n, g, m, v]: [usize; 4], h: &AdamW) -> Self {
+        assert!(g == n && m == n && v == n, "{op}: w, g, m and v differ in length");
+        assert!(h.step > 0, "{op}: steps are counted from 1");
         let t = h.step as f64;
         Self {
             decay: (1.0 - h.lr * h.weight_decay) as f32,
@@ -86,11 +105,20 @@ impl Factors {
         }
     }
 
+    /// The step of one element.
     #[inline(always)]
     pub(crate) fn update(&self, w: &mut f32, g: f32, m: &mut f32, v: &mut f32) {
         let g = g * self.grad_scale;
         *m = self.beta1 * *m + self.rest1 * g;
         *v = self.beta2 * *v + self.rest2 * g * g;
         *w = *w * self.decay - self.rate * *m / (v.sqrt() * self.root + self.eps);
+    }
+}
+
+wide! {
+    fn update(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &Factors) {
+        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            h.update(w, g, m, v);
+        }
     }
 }

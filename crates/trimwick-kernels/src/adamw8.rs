@@ -15,6 +15,8 @@
 use rayon::prelude::*;
 
 use crate::adamw::{AdamW, Factors};
+use crate::cpu::wide;
+use crate::mask::{bits_len, check_bits, mask_chunk_inplace};
 use crate::rng::Rng;
 
 /// Values that share a scale.
@@ -58,11 +60,14 @@ pub fn adamw_8bit(
     rng: &Rng,
     h: &AdamW,
 ) {
-    let (n, blocks) = (w.len(), w.len().div_ceil(MOMENT_BLOCK));
-    assert!(g.len() == n && m.codes.len() == n && v.codes.len() == n, "adamw_8bit: lengths differ");
-    assert!(m.scales.len() == blocks && v.scales.len() == blocks, "adamw_8bit: {blocks} blocks of scales");
-    assert!(keep.is_none_or(|bits| bits.len() == n.div_ceil(8)), "adamw_8bit: length of the bitset");
-    let (factors, key) = (Factors::of(h), rng.u32_at(0));
+    const OP: &str = "adamw_8bit";
+    let factors = Factors::new(OP, [w.len(), g.len(), m.codes.len(), v.codes.len()], h);
+    let blocks = w.len().div_ceil(MOMENT_BLOCK);
+    assert!(m.scales.len() == blocks && v.scales.len() == blocks, "{OP}: expected {blocks} blocks of scales");
+    if let Some(bits) = keep {
+        check_bits(OP, w.len(), bits.len());
+    }
+    let key = rng.u32_at(0);
     let moments = (
         m.codes.par_chunks_mut(CHUNK),
         m.scales.par_chunks_mut(CHUNK_BLOCKS),
@@ -73,75 +78,96 @@ pub fn adamw_8bit(
         .into_par_iter()
         .enumerate()
         .for_each(|(chunk, (w, g, (mc, ms, vc, vs)))| {
-            let blocks = w.chunks_mut(MOMENT_BLOCK).zip(g.chunks(MOMENT_BLOCK));
-            let codes = mc.chunks_mut(MOMENT_BLOCK).zip(vc.chunks_mut(MOMENT_BLOCK));
-            let scales = ms.iter_mut().zip(vs);
-            for (i, (((w, g), (mc, vc)), (ms, vs))) in blocks.zip(codes).zip(scales).enumerate() {
-                let first = chunk * CHUNK + i * MOMENT_BLOCK;
-                let keep = keep.map(|bits| &bits[first / 8..(first + w.len()).div_ceil(8)]);
-                // The low word of the index: a tensor of 2³² elements repeats its choices, which harms nobody.
-                step_block(w, g, (mc, ms), (vc, vs), keep, first as u32, key, &factors);
-            }
+            let first = chunk * CHUNK;
+            let keep = keep.map(|bits| &bits[first / 8..bits_len(first + w.len())]);
+            let (m, v) = (Moment8 { codes: mc, scales: ms }, Moment8 { codes: vc, scales: vs });
+            // The low word of the index: a tensor of 2³² elements repeats its choices, which harms nobody.
+            update(w, g, m, v, keep, first as u32, key, &factors);
         });
 }
 
-fn step_block(
-    w: &mut [f32],
-    g: &[f32],
-    (mc, ms): (&mut [u8], &mut f32),
-    (vc, vs): (&mut [u8], &mut f32),
-    keep: Option<&[u8]>,
-    first: u32,
-    key: u32,
-    factors: &Factors,
-) {
-    let n = w.len();
-    let (mut m, mut v) = ([0f32; MOMENT_BLOCK], [0f32; MOMENT_BLOCK]);
-    for i in 0..n {
-        m[i] = signed(mc[i]) * *ms;
-        v[i] = unsigned(vc[i]) * *vs;
-        factors.update(&mut w[i], g[i], &mut m[i], &mut v[i]);
-    }
-    if let Some(bits) = keep {
-        for i in (0..n).filter(|i| bits[i / 8] >> (i % 8) & 1 == 0) {
-            (w[i], m[i], v[i]) = (0., 0., 0.);
+wide! {
+    /// A step of whole blocks, the first of whose elements has the index `first`.
+    fn update(
+        w: &mut [f32],
+        g: &[f32],
+        m: Moment8<'_>,
+        v: Moment8<'_>,
+        keep: Option<&[u8]>,
+        first: u32,
+        key: u32,
+        h: &Factors,
+    ) {
+        let blocks = w.chunks_mut(MOMENT_BLOCK).zip(g.chunks(MOMENT_BLOCK));
+        let codes = m.codes.chunks_mut(MOMENT_BLOCK).zip(v.codes.chunks_mut(MOMENT_BLOCK));
+        let scales = m.scales.iter_mut().zip(v.scales);
+        for (i, (((w, g), (mc, vc)), (ms, vs))) in blocks.zip(codes).zip(scales).enumerate() {
+            let (mut new_m, mut new_v) = ([0f32; MOMENT_BLOCK], [0f32; MOMENT_BLOCK]);
+            let (new_m, new_v) = (&mut new_m[..w.len()], &mut new_v[..w.len()]);
+            let values = new_m.iter_mut().zip(&mut *new_v);
+            for (((w, &g), (m, v)), (&mc, &vc)) in w.iter_mut().zip(g).zip(values).zip(mc.iter().zip(&*vc)) {
+                (*m, *v) = (signed(mc) * *ms, unsigned(vc) * *vs);
+                h.update(w, g, m, v);
+            }
+            if let Some(bits) = keep {
+                let bits = &bits[i * (MOMENT_BLOCK / 8)..][..bits_len(w.len())];
+                for x in [w, &mut *new_m, &mut *new_v] {
+                    mask_chunk_inplace(x, bits);
+                }
+            }
+            (*ms, *vs) = (largest(new_m), largest(new_v));
+            let first = first.wrapping_add((i * MOMENT_BLOCK) as u32);
+            for (j, ((m, v), (mc, vc))) in new_m.iter().zip(&*new_v).zip(mc.iter_mut().zip(vc)).enumerate() {
+                let noise = mix(first.wrapping_add(j as u32) ^ key);
+                *mc = signed_code(*m, *ms, noise & 0xffff);
+                *vc = unsigned_code(*v, *vs, noise >> 16);
+            }
         }
-    }
-    // Finite, so that what overflowed does not take the rest of its block along.
-    let amax = |x: &[f32]| x.iter().fold(0f32, |a, x| a.max(x.abs())).min(f32::MAX);
-    (*ms, *vs) = (amax(&m[..n]), amax(&v[..n]));
-    for i in 0..n {
-        let noise = mix(first.wrapping_add(i as u32) ^ key);
-        mc[i] = signed_code(m[i], *ms, noise & 0xffff);
-        vc[i] = unsigned_code(v[i], *vs, noise >> 16);
     }
 }
 
+/// The largest magnitude. Finite, so that what overflowed does not take the rest of its block along.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(a, x)| *a = a.max(x.abs()));
+    }
+    lanes.iter().chain(rest).fold(0f32, |a, x| a.max(x.abs())).min(f32::MAX)
+}
+
+#[inline(always)]
 fn signed(code: u8) -> f32 {
     let sign = u32::from(code & 0x80) << 24;
     f32::from_bits(magnitude(u32::from(code & 0x7f), SIGNED).to_bits() | sign)
 }
 
+#[inline(always)]
 fn unsigned(code: u8) -> f32 {
     magnitude(u32::from(code), UNSIGNED)
 }
 
+#[inline(always)]
 fn magnitude(code: u32, largest: u32) -> f32 {
     if code == 0 { 0. } else { f32::from_bits((code + ONE - largest) << CUT) }
 }
 
+#[inline(always)]
 fn signed_code(x: f32, amax: f32, noise: u32) -> u8 {
     let code = round(x.abs(), amax, noise, SIGNED) as u8;
     // Zero has no sign.
     if code != 0 && x < 0. { code | 0x80 } else { code }
 }
 
+#[inline(always)]
 fn unsigned_code(x: f32, amax: f32, noise: u32) -> u8 {
     let code = round(x, amax, noise, UNSIGNED) as u8;
     if x > 0. { code.max(1) } else { code }
 }
 
 /// The code below or above `x / amax`, by the position between them and 16 random bits.
+#[inline(always)]
 fn round(x: f32, amax: f32, noise: u32, largest: u32) -> u32 {
     if amax == 0. {
         return 0;
@@ -152,6 +178,7 @@ fn round(x: f32, amax: f32, noise: u32, largest: u32) -> u32 {
 }
 
 /// A bijection of 32-bit words in which each bit depends on all (Wellons, "lowbias32").
+#[inline(always)]
 fn mix(x: u32) -> u32 {
     let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
     let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);

@@ -3,7 +3,9 @@
 //! Every message is one line: where the fault is, what was expected, what was found. Text that comes from a file is
 //! quoted, escaped and cut, and no message ever carries an access token.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "hub")]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// Result of everything in this crate.
 pub type Result<T> = std::result::Result<T, Error>;

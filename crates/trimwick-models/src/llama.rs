@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, IndexOp, Result, Tensor};
+use trimwick_nn::ops::{self, Logits};
 use trimwick_nn::{
     AttentionConfig, CausalAttention, CausalLm, Embedding, Init, KvCache, Linear, Module, RmsNorm,
     RopeScaling, Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
@@ -58,8 +59,8 @@ impl Block {
             Some(cache) => self.self_attn.forward_cached(&normed, cache)?,
             None => self.self_attn.forward(&normed)?,
         };
-        let x = (x + attended)?;
-        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?
+        let x = ops::add(x, &attended)?;
+        ops::add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
     }
 }
 
@@ -169,5 +170,9 @@ impl CausalLm for Llama {
     fn head(&self, x: &Tensor) -> Result<Tensor> {
         debug_assert_eq!(x.dim(D::Minus1)?, self.config.hidden_size);
         self.lm_head.forward(&self.norm.forward(x)?)
+    }
+
+    fn logits(&self, x: &Tensor) -> Result<Logits> {
+        self.lm_head.logits(&self.norm.forward(x)?)
     }
 }

@@ -1,6 +1,6 @@
 //! Candle layers that carry masks and fake-quantizers, every one of them differentiable.
 //!
-//! The crate has four ideas:
+//! The crate has five ideas:
 //!
 //! * A [`ParamStore`] owns the parameters, ordered by name, each trainable, frozen or a buffer. Tied weights are
 //!   one entry. It can start from random values keyed by a seed, or from a [`TensorSource`].
@@ -12,6 +12,8 @@
 //! * Every operation in [`ops`] has a backward. Candle's fused `rms_norm`, `softmax_last_dim`, `rope` and `sdpa`
 //!   end the autograd graph without an error, and a model that uses them trains its head alone while the loss
 //!   still falls.
+//! * Between these operations gradients do not go through candle's gradient store, which copies each of them; a
+//!   [`GradientSink`] sums those of parameters where they are made.
 //!
 //! The crate reads model files through `trimwick-formats` (the floor below), so that no untrusted byte is parsed
 //! by candle.
@@ -25,6 +27,7 @@ mod conv;
 mod dropout;
 mod embedding;
 mod error;
+mod grad;
 mod kv;
 mod layer;
 mod linear;
@@ -48,6 +51,7 @@ pub use conv::{Conv2d, conv2d, conv2d_no_bias};
 pub use dropout::{Dropout, dropout};
 pub use embedding::{Embedding, embedding, embedding_init};
 pub use error::{Error, Result};
+pub use grad::GradientSink;
 pub use kv::KvSlot;
 pub use layer::{Capture, CaptureGuard, Layer, LayerKind, Layers};
 pub use linear::{Linear, linear, linear_b, linear_init, linear_no_bias};

@@ -44,6 +44,7 @@ mod resolve;
 mod rules;
 pub mod run;
 mod shapes;
+mod trainable;
 
 pub use checked::calibration::CalibrationSpec;
 pub use checked::compare::{Arm, CompareSpec};
@@ -59,7 +60,8 @@ pub use checked::pretrain::{PretrainSpec, TokenizerSpec};
 pub use checked::prune::{PruneMethod, PruneSchedule, PruneSpec};
 pub use checked::quantize::{KvGrid, QuantizeSpec};
 pub use checked::quantize_rules::{QuantRule, Wanted};
-pub use checked::train::{LrSchedule, TrainLength, TrainSpec, Warmup};
+pub use checked::train::{LrSchedule, TrainLength, TrainSpec};
+pub use checked::warmup::Warmup;
 pub use error::{Fault, FaultKind, Faults, Hint, Place};
 pub use recipe::Recipe;
 pub use reference::reference;

@@ -13,10 +13,11 @@
 
 use candle_core::{D, DType, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
-use trimwick_nn::{CausalLm, ops};
+use trimwick_nn::CausalLm;
+use trimwick_nn::ops::{self, Logits};
 
 use crate::data::Batch;
-use crate::evaluate::infer_with;
+use crate::evaluate::infer_blocks;
 use crate::{Error, Result};
 
 /// A target that is not scored; no vocabulary is that large.
@@ -105,26 +106,26 @@ pub struct Loss {
 /// Ids that a model does not take, vocabularies that differ.
 pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation<'_>>) -> Result<Loss> {
     // The teacher goes first: what it needs has been given back before the student's graph is built.
-    let lesson = distill.map(|distill| distill.teach(batch)).transpose()?;
-    let theirs = lesson.as_ref().map_or(&[][..], |lesson| &lesson.blocks);
+    let mut lesson = distill.map(|distill| distill.teach(batch)).transpose()?;
+    let theirs = lesson.as_mut().map(|lesson| std::mem::take(&mut lesson.blocks)).unwrap_or_default();
     let mut errors = Vec::with_capacity(theirs.len());
     let mut x = student.embed(&batch.inputs)?;
     for index in 0..student.blocks() {
         x = student.block(index, &x)?;
         if let Some(theirs) = theirs.get(index) {
             errors.push(relative_error(&x, theirs)?);
-            // The model goes on from a view, so that its gradient is whole before the error's is added: in the order in
-            // which a walk back over blocks adds them up, bit for bit.
-            x = x.reshape(x.shape())?;
         }
     }
+    drop(theirs);
     let mut loss = at_head(student, &x, batch, lesson)?;
-    if !errors.is_empty() {
+    if let Some(distill) = distill
+        && !errors.is_empty()
+    {
         let mean = Tensor::stack(&errors, 0)?.mean_all()?;
-        let factor = distill.map_or(0., |distill| distill.config.features);
-        loss.total = (loss.total + (&mean * factor)?)?;
-        loss.value = scalar(&loss.total)?;
-        loss.features = Some(scalar(&mean)?);
+        let (error, factor) = (scalar(&mean)?, distill.config.features);
+        loss.total = (loss.total + (mean * factor)?)?;
+        loss.value += error * factor;
+        loss.features = Some(error);
     }
     Ok(loss)
 }
@@ -132,8 +133,7 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
 /// What a teacher says about a batch.
 pub(crate) struct Lesson {
     config: DistillConfig,
-    /// Logits, `[b·t, vocabulary]`.
-    logits: Tensor,
+    logits: Logits,
     /// Outputs of its blocks, `[b, t, hidden]` each; none when features do not count.
     pub(crate) blocks: Vec<Tensor>,
 }
@@ -142,12 +142,12 @@ impl Distillation<'_> {
     /// Runs the teacher.
     pub(crate) fn teach(&self, batch: &Batch) -> Result<Lesson> {
         let mut blocks = Vec::new();
-        let logits = infer_with(self.teacher, &batch.inputs, |x| {
+        let hidden = infer_blocks(self.teacher, &batch.inputs, |x| {
             if self.config.features > 0. {
                 blocks.push(x.clone());
             }
         })?;
-        Ok(Lesson { config: self.config, logits: logits.flatten_to(1)?, blocks })
+        Ok(Lesson { config: self.config, logits: self.teacher.logits(&hidden)?.detach(), blocks })
     }
 }
 
@@ -158,17 +158,18 @@ pub(crate) fn at_head(
     batch: &Batch,
     lesson: Option<Lesson>,
 ) -> Result<Loss> {
-    let logits = student.head(x)?.flatten_to(1)?;
-    let total = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
-    let cross_entropy = scalar(&total)?;
-    let Some(Lesson { config: DistillConfig { weight, temperature, .. }, logits: theirs, .. }) = lesson
-    else {
-        return Ok(Loss { value: cross_entropy, cross_entropy, divergence: None, features: None, total });
-    };
-    let kl = ops::kl_divergence(&logits, &theirs, temperature)?;
-    // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
-    let total = ((total * (1. - weight))? + (&kl * (weight * temperature * temperature))?)?;
-    Ok(Loss { value: scalar(&total)?, cross_entropy, divergence: Some(scalar(&kl)?), features: None, total })
+    let teacher = lesson.as_ref().map(|Lesson { config, logits, .. }| {
+        let DistillConfig { weight, temperature, features: _ } = *config;
+        ops::Teacher { logits, weight, temperature }
+    });
+    let head = ops::head_loss(&student.logits(x)?, &batch.targets, IGNORE, teacher)?;
+    Ok(Loss {
+        total: head.total,
+        value: head.value,
+        cross_entropy: head.cross_entropy,
+        divergence: head.divergence,
+        features: None,
+    })
 }
 
 /// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.

@@ -1,79 +1,24 @@
 //! Gradients of several micro-batches, summed in place, and what is asked of them before they reach a weight.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
-use rayon::prelude::*;
 use trimwick_kernels as kernels;
-use trimwick_nn::{Param, ops};
+use trimwick_nn::{GradientSink, Param, Role, ops};
 
 use crate::host;
+use crate::walk::Collect;
 use crate::{Error, Result};
-
-/// Elements one task adds.
-const CHUNK: usize = 16 * 1024;
-
-/// The sum of a parameter's gradients.
-pub(crate) enum Sum {
-    /// The gradient of one micro-batch as candle made it. It may share its storage, so it is never written to.
-    One(Tensor),
-    /// The sum of several, in storage of its own.
-    Own(Tensor),
-}
-
-impl Sum {
-    pub(crate) fn tensor(&self) -> &Tensor {
-        match self {
-            Self::One(t) | Self::Own(t) => t,
-        }
-    }
-
-    fn into_tensor(self) -> Tensor {
-        match self {
-            Self::One(t) | Self::Own(t) => t,
-        }
-    }
-
-    /// Adds `g`, the gradient of one segment or micro-batch, to what there is.
-    pub(crate) fn put(old: Option<Self>, g: Tensor) -> Result<Self> {
-        // Detached: a gradient that is kept by reference may keep a graph alive.
-        let g = g.detach();
-        match old {
-            Some(sum) => sum.add(g),
-            None => Ok(Self::One(g)),
-        }
-    }
-
-    fn add(self, g: Tensor) -> Result<Self> {
-        match self {
-            Self::Own(sum) if host::fused(&sum) => {
-                ops::with_slices::<f32, _, 1>([&g], |[g]| {
-                    host::update(&sum, |sum: &mut [f32]| {
-                        sum.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).for_each(|(sum, g)| {
-                            sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
-                        });
-                        Ok(())
-                    })
-                })?;
-                Ok(Self::Own(sum))
-            }
-            Self::One(sum) | Self::Own(sum) => Ok(Self::Own((sum + g)?)),
-        }
-    }
-}
 
 /// Accumulates the gradients of the trainable parameters over micro-batches of equal size; what an optimizer
 /// takes is their mean, times the factor of [`Gradients::clip`].
 pub struct Gradients {
+    /// Sorted by name.
     params: Vec<Param>,
-    sums: BTreeMap<String, Sum>,
-    /// Parameters that have a gradient of the micro-batch under way.
-    seen: BTreeSet<String>,
-    /// Parameters that several segments use. Theirs are added up within a micro-batch first, as candle does.
-    shared: BTreeSet<String>,
-    fresh: BTreeMap<String, Sum>,
+    sink: GradientSink,
+    /// Which parameters have a gradient of the micro-batch under way.
+    reached: Vec<bool>,
     batches: u32,
     clip: f64,
     norm: Cell<Option<f64>>,
@@ -82,69 +27,74 @@ pub struct Gradients {
 impl Gradients {
     /// An empty sum for `params`, of which the frozen ones are left out.
     pub fn new(params: &[Param]) -> Self {
-        let params = params.iter().filter(|p| p.role() == trimwick_nn::Role::Trainable).cloned().collect();
-        Self {
-            params,
-            sums: BTreeMap::new(),
-            seen: BTreeSet::new(),
-            shared: BTreeSet::new(),
-            fresh: BTreeMap::new(),
+        let mut new = Self {
+            params: Vec::new(),
+            sink: GradientSink::default(),
+            reached: Vec::new(),
             batches: 0,
             clip: 1.,
             norm: Cell::new(None),
-        }
+        };
+        new.reset(params);
+        new
     }
 
-    /// Adds the gradients of one micro-batch. Drop the loss before: it holds every activation of the forward pass.
+    /// Empties the sums, which are of `params` from here on. The memory of those that were there before is used again:
+    /// a tensor that [`Gradients::get`] has given changes its values.
+    pub fn reset(&mut self, params: &[Param]) {
+        self.params = params.iter().filter(|p| p.role() == Role::Trainable).cloned().collect();
+        self.params.sort_by(|a, b| a.name().cmp(b.name()));
+        self.sink.reset(&self.params);
+        self.reached = vec![false; self.params.len()];
+        self.batches = 0;
+        self.changed();
+    }
+
+    /// Runs the backward of one micro-batch's loss and adds its gradients, in the layers of `trimwick-nn` where they
+    /// are made. It can be run once for a loss.
     ///
     /// # Errors
-    /// [`Error::MissingGradient`] when a trainable parameter has none; nothing has been added then.
-    pub fn accumulate(&mut self, mut grads: GradStore) -> Result<()> {
-        let missing: Vec<String> = self
-            .params
-            .iter()
-            .filter(|p| grads.get(&p.var()).is_none())
-            .map(|p| p.name().to_string())
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::MissingGradient { names: missing });
-        }
-        self.collect(&mut grads)?;
+    /// [`Error::MissingGradient`] when a trainable parameter has none; the sums are of no use then.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.sink.backward(loss)?;
+        self.note();
         self.close()
     }
 
-    /// Adds the gradients that one segment of the model gives in the micro-batch under way.
-    pub(crate) fn collect(&mut self, grads: &mut GradStore) -> Result<()> {
-        for param in &self.params {
-            let Some(grad) = grads.remove(&param.var()) else { continue };
-            let name = param.name().to_string();
-            if !self.seen.insert(name.clone()) {
-                self.shared.insert(name.clone());
-            }
-            let of_batch = self.batches > 0 && self.shared.contains(&name);
-            let sums = if of_batch { &mut self.fresh } else { &mut self.sums };
-            let sum = Sum::put(sums.remove(&name), grad)?;
-            sums.insert(name, sum);
+    /// Adds the gradients of one micro-batch from candle's own backward. Drop the loss before: it holds every activation
+    /// of the forward pass.
+    ///
+    /// # Errors
+    /// [`Error::MissingGradient`] when a trainable parameter has none; nothing has been added then.
+    pub fn accumulate(&mut self, grads: GradStore) -> Result<()> {
+        refuse_missing(self.params.iter().filter(|p| grads.get(&p.var()).is_none()))?;
+        self.sink.absorb(grads)?;
+        self.note();
+        self.close()
+    }
+
+    /// Notes what the last backward has reached.
+    fn note(&mut self) {
+        for (param, reached) in self.params.iter().zip(&mut self.reached) {
+            *reached |= self.sink.reached(param);
         }
+    }
+
+    /// Ends a micro-batch.
+    ///
+    /// # Errors
+    /// As [`Gradients::backward`].
+    pub(crate) fn close(&mut self) -> Result<()> {
+        refuse_missing(self.params.iter().zip(&self.reached).filter(|(_, r)| !**r).map(|(p, _)| p))?;
+        self.reached.fill(false);
+        self.batches += 1;
+        self.changed();
         Ok(())
     }
 
-    /// Ends a micro-batch whose segments were [collected](Self::collect).
-    pub(crate) fn close(&mut self) -> Result<()> {
-        let missing = self.params.iter().map(Param::name).filter(|name| !self.seen.contains(*name));
-        let names: Vec<String> = missing.map(str::to_string).collect();
-        if !names.is_empty() {
-            return Err(Error::MissingGradient { names });
-        }
-        for (name, fresh) in std::mem::take(&mut self.fresh) {
-            let sum = Sum::put(self.sums.remove(&name), fresh.into_tensor())?;
-            self.sums.insert(name, sum);
-        }
-        self.seen.clear();
-        self.batches += 1;
+    fn changed(&mut self) {
         self.clip = 1.;
         self.norm.set(None);
-        Ok(())
     }
 
     /// The Euclidean norm of the mean gradient over all parameters, added up in the order of their names.
@@ -156,10 +106,12 @@ impl Gradients {
             return Ok(norm);
         }
         let mut total = 0.;
-        for (name, sum) in &self.sums {
-            let squares = sum_squares(sum.tensor())?;
+        for param in &self.params {
+            let Some(sum) = self.sink.get(param) else { continue };
+            let squares = sum_squares(sum)?;
             if !squares.is_finite() {
-                return Err(Error::NonFinite { what: format!("the gradient of {name}"), value: squares });
+                let what = format!("the gradient of {}", param.name());
+                return Err(Error::NonFinite { what, value: squares });
             }
             total += squares;
         }
@@ -186,7 +138,8 @@ impl Gradients {
 
     /// The sum of one parameter's gradients, before [`Gradients::scale`].
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.sums.get(name).map(Sum::tensor)
+        let index = self.params.binary_search_by(|p| p.name().cmp(name)).ok()?;
+        self.sink.get(&self.params[index])
     }
 
     /// Number of micro-batches in the sum.
@@ -195,9 +148,28 @@ impl Gradients {
     }
 }
 
+/// One micro-batch, a segment at a time, which [`Gradients::close`] ends.
+impl Collect for Gradients {
+    fn sink(&mut self) -> &mut GradientSink {
+        &mut self.sink
+    }
+
+    fn passed(&mut self, _segment: usize) -> Result<()> {
+        self.note();
+        Ok(())
+    }
+}
+
 /// What brings a gradient of the norm `norm` to at most `max`.
 pub(crate) fn clip_factor(max: f64, norm: f64) -> f64 {
     (max / (norm + 1e-6)).min(1.)
+}
+
+/// # Errors
+/// [`Error::MissingGradient`] with the names, if there are any.
+pub(crate) fn refuse_missing<'a>(missing: impl Iterator<Item = &'a Param>) -> Result<()> {
+    let names: Vec<String> = missing.map(|p| p.name().to_string()).collect();
+    if names.is_empty() { Ok(()) } else { Err(Error::MissingGradient { names }) }
 }
 
 /// Σ x² of a parameter's gradient, which is NaN or infinite exactly when one of its values is: squares of finite f32

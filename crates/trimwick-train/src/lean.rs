@@ -3,18 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
-use trimwick_nn::Param;
+use trimwick_nn::{GradientSink, Param};
 
-use crate::gradients::{Sum, sum_squares};
+use crate::gradients::{refuse_missing, sum_squares};
 use crate::optim::AdamW;
-use crate::walk::Walk;
+use crate::walk::{Collect, Walk};
 use crate::{Error, Result};
 
-/// The trainable parameters, and for each the lowest segment that uses it: the last one on the way back.
+/// The trainable parameters, and for each the segments that use it, of which the lowest is the last on the way back.
 #[derive(Default)]
 pub(crate) struct Uses {
-    params: Vec<(Param, usize)>,
+    params: Vec<(Param, Vec<usize>)>,
 }
 
 impl Uses {
@@ -24,30 +23,39 @@ impl Uses {
     /// # Errors
     /// [`Error::MissingGradient`] for parameters that no segment uses.
     pub(crate) fn probe(walk: &Walk<'_>, params: Vec<Param>) -> Result<Self> {
-        let mut lowest = vec![None; params.len()];
+        let mut params: Vec<_> = params.into_iter().map(|param| (param, Vec::new())).collect();
         walk.probe(&mut |segment, grads| {
-            for (param, lowest) in params.iter().zip(&mut lowest) {
+            for (param, segments) in &mut params {
                 if grads.get(&param.var()).is_some() {
-                    *lowest = Some(lowest.map_or(segment, |old: usize| old.min(segment)));
+                    segments.push(segment);
                 }
             }
         })?;
-        let unused = params.iter().zip(&lowest).filter(|(_, lowest)| lowest.is_none());
-        let names: Vec<String> = unused.map(|(param, _)| param.name().to_string()).collect();
-        if !names.is_empty() {
-            return Err(Error::MissingGradient { names });
-        }
-        Ok(Self { params: params.into_iter().zip(lowest.into_iter().flatten()).collect() })
+        refuse_missing(params.iter().filter(|(_, segments)| segments.is_empty()).map(|(param, _)| param))?;
+        Ok(Self { params })
     }
 
     /// Whether these are the uses of just these parameters.
     pub(crate) fn cover(&self, params: &[Param]) -> bool {
         self.params.iter().map(|(param, _)| param.name()).eq(params.iter().map(Param::name))
     }
+
+    /// The parameters that no segment after this one uses on the way back.
+    fn last_at(&self, segment: usize) -> impl Iterator<Item = &Param> {
+        self.params
+            .iter()
+            .filter(move |(_, used)| used.iter().min() == Some(&segment))
+            .map(|(param, _)| param)
+    }
+
+    /// The parameters of a segment.
+    fn of(&self, segment: usize) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(move |(_, used)| used.contains(&segment)).map(|(param, _)| param)
+    }
 }
 
 /// What becomes of a gradient that is complete.
-pub(crate) enum Sink<'a> {
+pub(crate) enum Purpose<'a> {
     /// It counts for the norm alone.
     Norm,
     /// It updates its parameter.
@@ -64,54 +72,36 @@ pub(crate) enum Sink<'a> {
 /// One way back.
 pub(crate) struct Handover<'a> {
     uses: &'a Uses,
-    sink: Sink<'a>,
-    /// Gradients of parameters that a segment to come also uses.
-    waiting: BTreeMap<String, Sum>,
+    purpose: Purpose<'a>,
+    /// Gradients of the segment under way, and of parameters that a segment to come also uses.
+    sink: GradientSink,
     /// Σ g² of the gradients that are complete.
     squares: BTreeMap<String, f64>,
 }
 
 impl<'a> Handover<'a> {
-    pub(crate) fn new(uses: &'a Uses, sink: Sink<'a>) -> Self {
-        Self { uses, sink, waiting: BTreeMap::new(), squares: BTreeMap::new() }
+    pub(crate) fn new(uses: &'a Uses, purpose: Purpose<'a>) -> Self {
+        let params: Vec<Param> = uses.params.iter().map(|(param, _)| param.clone()).collect();
+        Self { uses, purpose, sink: GradientSink::new(&params), squares: BTreeMap::new() }
     }
 
-    /// Takes the gradients of a segment, and gives on those that no other segment can add to.
-    ///
-    /// # Errors
-    /// A gradient that is missing, not finite, or of a parameter that is done.
-    pub(crate) fn take(&mut self, segment: usize, grads: &mut GradStore) -> Result<()> {
-        for (param, last) in &self.uses.params {
-            let name = param.name();
-            if let Some(grad) = grads.remove(&param.var()) {
-                if self.squares.contains_key(name) {
-                    return Err(Error::Late { name: name.into() });
-                }
-                let sum = Sum::put(self.waiting.remove(name), grad)?;
-                self.waiting.insert(name.into(), sum);
-            }
-            if *last == segment {
-                let Some(sum) = self.waiting.remove(name) else {
-                    return Err(Error::MissingGradient { names: vec![name.into()] });
-                };
-                self.complete(name, &sum)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self, name: &str, sum: &Sum) -> Result<()> {
-        let value = sum_squares(sum.tensor())?;
+    /// Gives on the gradient of a parameter.
+    fn complete(&mut self, param: &Param) -> Result<()> {
+        let name = param.name();
+        let Some(sum) = self.sink.get(param) else {
+            return Err(Error::MissingGradient { names: vec![name.into()] });
+        };
+        let value = sum_squares(sum)?;
         if !value.is_finite() {
             let what = format!("the gradient of {name}");
-            let updated = matches!(self.sink, Sink::Update { .. }) && !self.squares.is_empty();
+            let updated = matches!(self.purpose, Purpose::Update { .. }) && !self.squares.is_empty();
             return Err(match updated {
                 true => Error::HalfStep { what, value },
                 false => Error::NonFinite { what, value },
             });
         }
-        if let Sink::Update { optimizer, scale, lr } = &mut self.sink {
-            optimizer.update(name, sum.tensor(), *scale, *lr)?;
+        if let Purpose::Update { optimizer, scale, lr } = &mut self.purpose {
+            optimizer.update(name, sum, *scale, *lr)?;
         }
         self.squares.insert(name.into(), value);
         Ok(())
@@ -122,16 +112,36 @@ impl<'a> Handover<'a> {
     /// # Errors
     /// [`Error::MissingGradient`] for parameters that got none.
     pub(crate) fn finish(self) -> Result<f64> {
-        let params = self.uses.params.iter().map(|(param, _)| param.name());
-        let names: Vec<_> =
-            params.filter(|name| !self.squares.contains_key(*name)).map(str::to_string).collect();
-        if !names.is_empty() {
-            return Err(Error::MissingGradient { names });
-        }
-        if let Sink::Update { optimizer, .. } = self.sink {
+        let params = self.uses.params.iter().map(|(param, _)| param);
+        refuse_missing(params.filter(|param| !self.squares.contains_key(param.name())))?;
+        if let Purpose::Update { optimizer, .. } = self.purpose {
             optimizer.advance();
         }
         Ok(self.squares.values().sum::<f64>().sqrt())
+    }
+}
+
+impl Collect for Handover<'_> {
+    fn sink(&mut self) -> &mut GradientSink {
+        &mut self.sink
+    }
+
+    /// Gives on the gradients that no other segment can add to, and their memory to those of the next segment.
+    ///
+    /// # Errors
+    /// A gradient that is missing, not finite, or of a parameter that is done.
+    fn passed(&mut self, segment: usize) -> Result<()> {
+        let uses = self.uses;
+        let mut reached = uses.params.iter().map(|(param, _)| param).filter(|p| self.sink.reached(p));
+        if let Some(late) = reached.find(|p| self.squares.contains_key(p.name())) {
+            return Err(Error::Late { name: late.name().into() });
+        }
+        for param in uses.last_at(segment) {
+            self.complete(param)?;
+            let next = segment.checked_sub(1).into_iter().flat_map(|next| uses.of(next));
+            self.sink.pass_on(param, next);
+        }
+        Ok(())
     }
 }
 
@@ -182,6 +192,35 @@ mod tests {
         }
     }
 
+    /// Counts the elements of the gradients that there are.
+    struct Watch<'a> {
+        inner: Handover<'a>,
+        most: usize,
+        order: Vec<usize>,
+        left: Vec<usize>,
+    }
+
+    impl Watch<'_> {
+        fn elements(&self) -> usize {
+            let sums = self.inner.uses.params.iter().filter_map(|(p, _)| self.inner.sink.get(p));
+            sums.map(Tensor::elem_count).sum()
+        }
+    }
+
+    impl Collect for Watch<'_> {
+        fn sink(&mut self) -> &mut GradientSink {
+            self.inner.sink()
+        }
+
+        fn passed(&mut self, segment: usize) -> Result<()> {
+            self.most = self.most.max(self.elements());
+            self.order.push(segment);
+            self.inner.passed(segment)?;
+            self.left.push(self.elements());
+            Ok(())
+        }
+    }
+
     #[test]
     fn there_are_gradients_of_one_segment_and_of_shared_weights_at_a_time() -> Result<()> {
         let store = ParamStore::new(DType::F32, &Device::Cpu);
@@ -193,25 +232,22 @@ mod tests {
         let batch = Batch::new(&[&[1, 2, 3, 4]], &Device::Cpu)?;
         let walk = Walk { model: &model, clock: store.clock(), ids: &batch.inputs };
         let uses = Uses::probe(&walk, store.trainable())?;
-        let lowest: Vec<_> = uses.params.iter().map(|(p, last)| (p.name(), *last)).collect();
-        assert_eq!((lowest[0], lowest[6]), (("blocks.0.weight", 1), ("embed.weight", 0)));
+        let segments: Vec<_> = uses.params.iter().map(|(p, used)| (p.name(), used.as_slice())).collect();
+        assert_eq!(
+            (segments[0], segments[6]),
+            (("blocks.0.weight", &[1][..]), ("embed.weight", &[0, 7][..]))
+        );
 
         let mut ahead = walk.ahead(&batch, None)?;
-        let mut handover = Handover::new(&uses, Sink::Norm);
-        let (mut most, mut order) = (0, vec![]);
-        walk.back(&mut ahead, false, &mut |segment, grads| {
-            let fresh = uses.params.iter().filter_map(|(p, _)| grads.get(&p.var())).map(Tensor::elem_count);
-            let waiting = handover.waiting.values().map(|sum| sum.tensor().elem_count());
-            most = most.max(fresh.sum::<usize>() + waiting.sum::<usize>());
-            order.push(segment);
-            handover.take(segment, grads)?;
-            let left = uses.params.iter().filter(|(p, _)| grads.get(&p.var()).is_some()).count();
-            assert_eq!(left, 0, "a gradient outlives its segment");
-            Ok(())
-        })?;
+        let mut watch =
+            Watch { inner: Handover::new(&uses, Purpose::Norm), most: 0, order: vec![], left: vec![] };
+        walk.back(&mut ahead, false, &mut watch)?;
+        let Watch { inner: handover, most, order, left } = watch;
         assert_eq!(order, [7, 6, 5, 4, 3, 2, 1, 0]);
         // The tied weight and one block, of seven weights.
         assert_eq!(most, 2 * WIDE * WIDE);
+        // The tied weight alone outlives a segment.
+        assert_eq!(left, [1, 1, 1, 1, 1, 1, 1, 0].map(|n| n * WIDE * WIDE));
         let norm = handover.finish()?;
         let mut whole = crate::Gradients::new(&store.trainable());
         whole.accumulate(crate::loss(&model, &batch, None)?.total.backward()?)?;

@@ -16,7 +16,8 @@
 //! **Nothing is lost in silence.** Candle drops gradients without an error when an operation has no backward, and the
 //! loss falls all the same. Here a trainable parameter without a gradient ends the run with its name. So do a
 //! trainable parameter that the optimizer was not given, a group pattern that governs nothing, a NaN, and a checkpoint
-//! of other settings. All of them do so before a weight has changed.
+//! of other settings. All of them do so before a weight has changed, but for a NaN in the gradient of a
+//! [lean](MemoryPlan::Lean) step, which says so.
 //!
 //! **A mask holds.** A parameter may carry a kept set ([`trimwick_nn::Param::keep`]): after each update the optimizer
 //! sets what it drops to +0.0, in the weight and in both of its moments, so that momentum cannot bring a pruned weight

@@ -99,12 +99,12 @@ fn step_full(
     keep: Option<&[u8]>,
 ) -> Result<()> {
     ops::with_slices::<f32, _, 1>([grad], |[g]| {
-        host::update(w, |w: &mut [f32]| {
-            host::update(m, |m: &mut [f32]| {
-                host::update(v, |v: &mut [f32]| {
-                    kernels::adamw(w, g, m, v, h);
-                    if let Some(bits) = keep {
-                        [w, m, v].into_iter().for_each(|x| kernels::apply_mask_inplace(x, bits));
+        ops::update(w, |w: &mut [f32]| {
+            ops::update(m, |m: &mut [f32]| {
+                ops::update(v, |v: &mut [f32]| {
+                    match keep {
+                        Some(keep) => kernels::adamw_masked(w, g, m, v, h, keep),
+                        None => kernels::adamw(w, g, m, v, h),
                     }
                     Ok(())
                 })
@@ -124,11 +124,11 @@ fn step_packed(
     rng: &Rng,
 ) -> Result<()> {
     ops::with_slices::<f32, _, 1>([grad], |[g]| {
-        host::update(w, |w: &mut [f32]| {
-            host::update(mc, |mc: &mut [u8]| {
-                host::update(ms, |ms: &mut [f32]| {
-                    host::update(vc, |vc: &mut [u8]| {
-                        host::update(vs, |vs: &mut [f32]| {
+        ops::update(w, |w: &mut [f32]| {
+            ops::update(mc, |mc: &mut [u8]| {
+                ops::update(ms, |ms: &mut [f32]| {
+                    ops::update(vc, |vc: &mut [u8]| {
+                        ops::update(vs, |vs: &mut [f32]| {
                             let m = Moment8 { codes: mc, scales: ms };
                             let v = Moment8 { codes: vc, scales: vs };
                             kernels::adamw_8bit(w, g, m, v, keep, rng, h);

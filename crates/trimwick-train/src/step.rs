@@ -5,7 +5,7 @@ use trimwick_nn::Clock;
 use crate::data::Batch;
 use crate::distill::{self, Loss};
 use crate::gradients::{Gradients, clip_factor};
-use crate::lean::{Handover, Sink, Uses};
+use crate::lean::{Handover, Purpose, Uses};
 use crate::state::Position;
 use crate::trainer::{Run, Trainer};
 use crate::walk::{Ahead, MemoryPlan, Walk};
@@ -21,19 +21,20 @@ impl Trainer<'_> {
         if self.config.memory == MemoryPlan::Lean {
             return self.learn_lean(run, lr);
         }
-        let (mut gradients, mean) = self.accumulate(&mut run.at)?;
+        let gradients = &mut run.gradients;
+        let mean = self.accumulate(&mut run.at, gradients)?;
         self.config.guards.judge(run.at.step + 1, mean.loss, &run.at.losses)?;
         let norm = match self.config.clip {
             Some(max) => gradients.clip(max)?,
             None => gradients.norm()?,
         };
-        self.optimizer.step(&gradients, lr)?;
+        self.optimizer.step(gradients, lr)?;
         Ok((mean, norm))
     }
 
     /// Forward and backward of a step's micro-batches.
-    fn accumulate(&self, at: &mut Position) -> Result<(Gradients, Mean)> {
-        let mut gradients = Gradients::new(&self.store.trainable());
+    fn accumulate(&self, at: &mut Position, gradients: &mut Gradients) -> Result<Mean> {
+        gradients.reset(&self.store.trainable());
         let mut mean = Mean::default();
         for _ in 0..self.config.accumulate {
             let batch = self.next_batch(at)?;
@@ -41,22 +42,19 @@ impl Trainer<'_> {
                 MemoryPlan::None => {
                     let loss = distill::loss(self.model, &batch, self.distill.as_ref())?;
                     mean.add(&loss, self.config.accumulate, at.step + 1)?;
-                    let grads = loss.total.backward()?;
-                    // With the loss go the graph and every activation, before gradients are added up.
-                    drop(loss);
-                    gradients.accumulate(grads)?;
+                    gradients.backward(&loss.total)?;
                 }
                 MemoryPlan::Blocks | MemoryPlan::Lean => {
                     let walk = self.walk(&batch);
                     let mut ahead = walk.ahead(&batch, self.distill.as_ref())?;
                     mean.add(&ahead.loss, self.config.accumulate, at.step + 1)?;
-                    walk.back(&mut ahead, false, &mut |_, grads| gradients.collect(grads))?;
+                    walk.back(&mut ahead, false, gradients)?;
                     gradients.close()?;
                 }
             }
             at.micro_step += 1;
         }
-        Ok((gradients, mean))
+        Ok(mean)
     }
 
     fn learn_lean(&mut self, run: &mut Run, lr: f64) -> Result<(Mean, f64)> {
@@ -71,17 +69,17 @@ impl Trainer<'_> {
         let mut mean = Mean::default();
         mean.add(&ahead.loss, 1, at.step + 1)?;
         self.config.guards.judge(at.step + 1, mean.loss, &at.losses)?;
-        let back = |ahead: &mut Ahead, again: bool, sink: Sink<'_>| {
-            let mut handover = Handover::new(uses, sink);
-            walk.back(ahead, again, &mut |segment, grads| handover.take(segment, grads))?;
+        let back = |ahead: &mut Ahead, again: bool, purpose: Purpose<'_>| {
+            let mut handover = Handover::new(uses, purpose);
+            walk.back(ahead, again, &mut handover)?;
             handover.finish()
         };
         let scale = match (self.config.clip, at.grad_norm) {
             (None, _) => 1.,
             (Some(max), Some(norm)) => clip_factor(max, norm),
-            (Some(max), None) => clip_factor(max, back(&mut ahead, true, Sink::Norm)?),
+            (Some(max), None) => clip_factor(max, back(&mut ahead, true, Purpose::Norm)?),
         };
-        let norm = back(&mut ahead, false, Sink::Update { optimizer: &mut self.optimizer, scale, lr })?;
+        let norm = back(&mut ahead, false, Purpose::Update { optimizer: &mut self.optimizer, scale, lr })?;
         at.micro_step += 1;
         // What a run does not depend on is no part of its state.
         at.grad_norm = self.config.clip.map(|_| norm);

@@ -15,6 +15,7 @@ use crate::data::Windows;
 use crate::distill::Distillation;
 use crate::error::BoxError;
 use crate::evaluate::{EvaluateOptions, Evaluation, evaluate};
+use crate::gradients::Gradients;
 use crate::guards::{Guards, step_tokens};
 use crate::hooks::StepHook;
 use crate::lean::Uses;
@@ -160,6 +161,8 @@ pub(crate) struct Run {
     /// Where it is.
     pub(crate) at: Position,
     pub(crate) metrics: Metrics,
+    /// One for all steps: its memory is used again.
+    pub(crate) gradients: Gradients,
     /// Found out when [`MemoryPlan::Lean`] needs them.
     pub(crate) uses: Uses,
 }
@@ -283,7 +286,7 @@ impl Trainer<'_> {
         };
         let metrics = Metrics::start(self.metrics.as_deref(), text)?;
         (self.report)(Progress::Started { step: at.step, rejected: &rejected });
-        let run = Run { at, metrics, uses: Uses::default() };
+        let run = Run { at, metrics, gradients: Gradients::new(&[]), uses: Uses::default() };
         if fresh && self.config.guards.rewinds() {
             self.save(plan, &run)?;
         }

@@ -9,7 +9,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor, Var, WithDType};
 use serde::{Deserialize, Serialize};
-use trimwick_nn::{CausalLm, Clock};
+use trimwick_nn::{CausalLm, Clock, GradientSink};
 
 use crate::data::Batch;
 use crate::distill::{Distillation, Loss, at_head, relative_error, scalar};
@@ -35,6 +35,18 @@ pub enum MemoryPlan {
     /// - A gradient that is not finite may be found when other weights are updated already. That ends the step with
     ///   [`Error::HalfStep`], which cannot be skipped, only rewound.
     Lean,
+}
+
+/// What collects the gradients of a way back.
+pub(crate) trait Collect {
+    /// Takes those of the segment under way.
+    fn sink(&mut self) -> &mut GradientSink;
+
+    /// Is told that the sink has all gradients of a segment.
+    ///
+    /// # Errors
+    /// Whatever ends the way back.
+    fn passed(&mut self, segment: usize) -> Result<()>;
 }
 
 /// The model and the batch of a walk.
@@ -94,44 +106,43 @@ impl Walk<'_> {
         Ok(Ahead { loss, top, inputs, pulls })
     }
 
-    /// The way back: tells `take` the gradients of each segment's parameters, from the head to the embedding. With
+    /// The way back, from the head to the embedding: the gradients of each segment's parameters go to `to`. With
     /// `again` another way back follows, and everything for it is kept.
     ///
     /// # Errors
-    /// Whatever `take` reports; [`Error::MissingGradient`] when an operation cuts the graph of a segment.
-    pub(crate) fn back(
-        &self,
-        ahead: &mut Ahead,
-        again: bool,
-        take: &mut dyn FnMut(usize, &mut GradStore) -> Result<()>,
-    ) -> Result<()> {
+    /// Whatever `to` reports; [`Error::MissingGradient`] when an operation cuts the graph of a segment.
+    pub(crate) fn back(&self, ahead: &mut Ahead, again: bool, to: &mut dyn Collect) -> Result<()> {
         let _recomputing = Recomputing::on(self.clock);
         let blocks = self.model.blocks();
-        let mut grads = ahead.loss.total.backward()?;
-        if !again {
+        let pull = ahead.pull(blocks, again);
+        let root = with_pull(ahead.loss.total.clone(), &ahead.top, pull)?;
+        // A sink would use up what the head keeps.
+        let mut grads = if again { root.backward()? } else { to.sink().backward(&root)? };
+        let mut g = gradient_of(&ahead.top, &mut grads, "the head's input")?;
+        if again {
+            to.sink().absorb(grads)?;
+        } else {
             // The head's graph goes; its value was read before.
             ahead.loss.total = ahead.loss.total.detach();
         }
-        let mut g = gradient_of(&ahead.top, &mut grads, "the head's input")?;
-        take(blocks + 1, &mut grads)?;
-        drop(grads);
+        drop(root);
+        to.passed(blocks + 1)?;
         for index in (0..blocks).rev() {
-            let pull = if again { ahead.pulls.get(index).cloned() } else { pop_at(&mut ahead.pulls, index) };
-            if let Some(pull) = pull {
-                g = (g + pull)?;
-            }
             let input =
                 if again { ahead.inputs.get(index).cloned() } else { pop_at(&mut ahead.inputs, index) };
             let Some(input) = input else { break };
             let x = Var::from_tensor(&input)?;
             drop(input);
-            let mut grads = seed(&self.model.block(index, &x)?, g)?.backward()?;
+            let root = with_pull(seed(&self.model.block(index, &x)?, g)?, &x, ahead.pull(index, again))?;
+            let mut grads = to.sink().backward(&root)?;
             g = gradient_of(&x, &mut grads, &self.model.block_path(index))?;
-            take(index + 1, &mut grads)?;
+            drop((root, grads));
+            to.passed(index + 1)?;
         }
         let embedded = self.model.embed(self.ids)?;
         if embedded.track_op() {
-            take(0, &mut seed(&embedded, g)?.backward()?)?;
+            to.sink().backward(&seed(&embedded, g)?)?;
+            to.passed(0)?;
         }
         Ok(())
     }
@@ -161,6 +172,14 @@ impl Walk<'_> {
     }
 }
 
+impl Ahead {
+    /// Gradient of the feature loss in the input of block `index`, which is the output of the one before.
+    fn pull(&mut self, index: usize, again: bool) -> Option<Tensor> {
+        let before = index.checked_sub(1)?;
+        if again { self.pulls.get(before).cloned() } else { pop_at(&mut self.pulls, before) }
+    }
+}
+
 /// Takes element `index` when it is the last one.
 fn pop_at(list: &mut Vec<Tensor>, index: usize) -> Option<Tensor> {
     if list.len() == index + 1 { list.pop() } else { None }
@@ -169,6 +188,16 @@ fn pop_at(list: &mut Vec<Tensor>, index: usize) -> Option<Tensor> {
 fn gradient_of(x: &Var, grads: &mut GradStore, name: &str) -> Result<Tensor> {
     let cut = || Error::MissingGradient { names: vec![name.into()] };
     Ok(grads.remove(x).ok_or_else(cut)?.detach())
+}
+
+/// `root` of a segment on `x`, whose gradient begins with `pull`: the order in which a graph of the whole model adds it
+/// up, so that its bits are the same.
+fn with_pull(root: Tensor, x: &Var, pull: Option<Tensor>) -> CandleResult<Tensor> {
+    match pull {
+        // Candle walks back from the right first.
+        Some(pull) => root + seed(x, pull)?,
+        None => Ok(root),
+    }
 }
 
 /// A scalar whose backward gives `y` the gradient `g`.

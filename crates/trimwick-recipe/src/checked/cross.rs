@@ -9,7 +9,8 @@ use super::model::ModelSpec;
 use super::pretrain::{PretrainSpec, TokenizerSpec};
 use super::prune::{PruneSchedule, PruneSpec};
 use super::quantize::QuantizeSpec;
-use super::train::{TrainLength, TrainSpec, Warmup};
+use super::train::{TrainLength, TrainSpec};
+use super::warmup::Warmup;
 use crate::error::{Fault, FaultKind};
 use crate::raw::{Places, Sink, Slot};
 
@@ -252,6 +253,14 @@ impl Sections<'_> {
             } else if freeze >= steps {
                 let expected = format!("fewer than the {steps} steps of training");
                 report.conflict("quantize.freeze", expected, freeze.to_string(), "lower it, or remove it");
+            } else if freeze <= quantize.start {
+                let expected = format!("a step after quantize.start = {}", quantize.start);
+                report.conflict(
+                    "quantize.freeze",
+                    expected,
+                    freeze.to_string(),
+                    "raise it, or start earlier",
+                );
             }
         }
     }

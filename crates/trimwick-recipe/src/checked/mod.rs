@@ -20,3 +20,4 @@ pub(crate) mod prune;
 pub(crate) mod quantize;
 pub(crate) mod quantize_rules;
 pub(crate) mod train;
+pub(crate) mod warmup;

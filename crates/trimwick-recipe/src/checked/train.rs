@@ -4,38 +4,15 @@ use serde::Serialize;
 
 use super::engine::{self, EngineSpec};
 use super::groups::{self, ParameterGroup};
-use crate::raw::{At, Choice, Count, Key, Number, Raw, Rule, Section, SectionSpec, Slot, Subs, Value};
-use crate::resolve::{ToToml, Writer};
+use super::warmup::{Warmup, WarmupRule};
+use crate::raw::{Choice, Count, Key, Number, Section, SectionSpec, Slot, Subs};
+use crate::resolve::Writer;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Shape {
     Cosine,
     Linear,
     Constant,
-}
-
-/// A fraction of the steps, written with a point, or a number of steps, written without.
-#[derive(Debug)]
-struct WarmupRule;
-
-impl Rule for WarmupRule {
-    type Value = Warmup;
-
-    fn expected(&self) -> String {
-        "a fraction of the steps, from 0.0 and below 1.0, or a whole number of steps".to_string()
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Warmup> {
-        match raw.value {
-            Value::Whole(steps) if steps >= 0 => return Some(Warmup::Steps(steps.unsigned_abs())),
-            Value::Real(fraction) if (0.0..1.0).contains(&fraction) => {
-                return Some(Warmup::Fraction(fraction + 0.0));
-            }
-            Value::Whole(_) | Value::Huge(_) | Value::Real(_) => at.bad_value(raw, self.expected()),
-            _ => at.wrong_type(raw, self.expected()),
-        }
-        None
-    }
 }
 
 static TOKENS: Key<Count> = Key::optional(
@@ -226,16 +203,6 @@ pub enum TrainLength {
     Steps(u64),
 }
 
-/// How long the learning rate climbs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Warmup {
-    /// A fraction of all steps, in [0, 1).
-    Fraction(f64),
-    /// So many steps, fewer than there are.
-    Steps(u64),
-}
-
 /// How the learning rate falls after warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -308,15 +275,6 @@ impl TrainSpec {
         self.engine.write(out);
         for group in &self.groups {
             group.write(out);
-        }
-    }
-}
-
-impl ToToml for Warmup {
-    fn to_toml(&self) -> String {
-        match self {
-            Warmup::Fraction(fraction) => fraction.to_toml(),
-            Warmup::Steps(steps) => steps.to_toml(),
         }
     }
 }
