@@ -55,7 +55,9 @@ fn the_plans_agree() {
                 });
                 for (name, other) in [("blocks", &blocks), ("lean", &lean)] {
                     let (losses, weights) = apart(&none, other);
-                    assert!(losses < 1e-5 && weights < 1e-5, "{name}, tied {tied}, quantized {quantize:?}");
+                    // The sums of a gradient are made in one order; a loss's mean over blocks is not.
+                    assert!(losses < 1e-5, "{name}, tied {tied}, quantized {quantize:?}: {losses:e}");
+                    assert_eq!(weights, 0., "{name}, tied {tied}, quantized {quantize:?}");
                 }
             }
         }
@@ -67,7 +69,7 @@ fn accumulated_batches_agree() {
     let job = Job { accumulate: 3, steps: 15, ..Job::default() };
     let (losses, weights) =
         apart(&job.run(None), &Job { memory: MemoryPlan::Blocks, ..job.clone() }.run(None));
-    assert!(losses < 1e-5 && weights < 1e-5, "{losses:e} {weights:e}");
+    assert!(losses < 1e-5 && weights == 0., "{losses:e} {weights:e}");
 }
 
 #[test]
