@@ -7,6 +7,7 @@ use super::error::{Result, RunError};
 use super::event::{Event, Stage};
 use super::export::{self, Masked, Written};
 use super::folder::RunFolder;
+use super::inactive;
 use super::origin::{self, Built};
 use super::prune;
 use super::quantize::{self, Quantization};
@@ -19,6 +20,8 @@ pub(crate) struct Finished {
     written: Written,
     pattern: Option<Pattern>,
     quantized: Option<Quantization>,
+    /// About masks and quantizers that did nothing.
+    warnings: Vec<String>,
 }
 
 impl Run<'_, '_> {
@@ -41,6 +44,10 @@ impl Run<'_, '_> {
             let what = format!("{off} weights are not on their grid; report this recipe");
             let (path, tensor) = (self.folder.at("model"), "file".into());
             return Err(RunError::Proof { path, tensor, what });
+        }
+        let warnings = inactive::warnings(recipe, &built.store)?;
+        for warning in &warnings {
+            (self.report)(Event::Note(format!("warning: {warning}")));
         }
         let folder = self.folder.at("model");
         self.go_on()?;
@@ -68,7 +75,7 @@ impl Run<'_, '_> {
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;
-        Ok(Finished { written, pattern, quantized })
+        Ok(Finished { written, pattern, quantized, warnings })
     }
 }
 
@@ -87,7 +94,7 @@ pub(crate) fn summarize(
     // The naive way to the same size opens the gap; the best one-shot way to it is what training starts from.
     let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
     let one_shot = first(&["quantized", "pruned"]);
-    let Finished { written, pattern, quantized } = finished;
+    let Finished { written, pattern, quantized, warnings } = finished;
     let cost = folder.cost();
     Summary {
         name: recipe.name.clone(),
@@ -108,5 +115,6 @@ pub(crate) fn summarize(
         peak_rss_bytes: cost.peak_rss_bytes,
         seed: recipe.seed,
         digests: written.digests,
+        warnings,
     }
 }

@@ -13,6 +13,7 @@ mod export;
 mod finish;
 mod folder;
 mod fresh;
+mod inactive;
 mod inputs;
 mod kept;
 mod masks;

@@ -2,8 +2,11 @@
 
 mod common;
 mod data;
+mod deep;
 mod gradients;
+mod guards;
 mod lora;
+mod memory;
 mod objective;
 mod optimizer;
 mod resume;
