@@ -11,8 +11,8 @@ use trimwick::models::{Llama, LlamaConfig};
 use trimwick::nn::{CausalLm, ParamStore};
 use trimwick::quant::{self, Scheme};
 use trimwick::train::{
-    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, Progress, Schedule, TrainConfig, Trainer, Warmup,
-    Windows, infer,
+    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, Guards, MemoryPlan, Moments, Progress, Schedule,
+    TrainConfig, Trainer, Warmup, Windows, infer,
 };
 
 use crate::products::Products;
@@ -24,6 +24,8 @@ use crate::stock::Stock;
 struct Own {
     scheme: Option<&'static str>,
     teacher: bool,
+    memory: MemoryPlan,
+    moments: Moments,
 }
 
 pub(crate) fn serve(name: &str, shape: Shape) -> Result<()> {
@@ -37,6 +39,12 @@ pub(crate) fn serve(name: &str, shape: Shape) -> Result<()> {
             answer(|| stock.step())
         }
         "plain" => train(shape, &Own::default()),
+        "blocks" => train(shape, &Own { memory: MemoryPlan::Blocks, ..Own::default() }),
+        "lean" => train(shape, &Own { memory: MemoryPlan::Lean, ..Own::default() }),
+        "lean-int8" => {
+            let (memory, moments) = (MemoryPlan::Lean, Moments::Int8);
+            train(shape, &Own { memory, moments, ..Own::default() })
+        }
         "distilled" => train(shape, &Own { teacher: true, ..Own::default() }),
         "qat" => {
             let scheme = Some("weight int4 g32 bf16, input int8 token dynamic");
@@ -44,7 +52,8 @@ pub(crate) fn serve(name: &str, shape: Shape) -> Result<()> {
         }
         "qat-int8" => train(shape, &Own { scheme: Some("int8-static"), ..Own::default() }),
         _ => bail!(
-            "contestant {name:?}: expected plain, distilled, qat, qat-int8, products, stock, torch or modelopt"
+            "contestant {name:?}: expected plain, blocks, lean, lean-int8, distilled, qat, qat-int8, products, \
+             stock, torch or modelopt"
         ),
     }
 }
@@ -89,7 +98,11 @@ fn train(shape: Shape, own: &Own) -> Result<()> {
         model: &student,
         store: &store,
         windows: &windows,
-        optimizer: AdamW::new(store.trainable(), &AdamWConfig::default(), &[])?,
+        optimizer: AdamW::new(
+            store.trainable(),
+            &AdamWConfig { moments: own.moments, ..AdamWConfig::default() },
+            &[],
+        )?,
         schedule: Schedule::new(Decay::Constant, 1e-6, 1e-6, Warmup::Steps(0), STEPS)?,
         distill: match &teacher {
             Some((_, teacher)) => {
@@ -107,6 +120,8 @@ fn train(shape: Shape, own: &Own) -> Result<()> {
             save_every: 0,
             order_seed: 0,
             fingerprint: String::new(),
+            memory: own.memory,
+            guards: Guards::default(),
         },
         checkpoints: None,
         metrics: None,
