@@ -148,7 +148,7 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
 }
 
 /// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.
-fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
+pub(crate) fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
     let norm = teacher.sqr()?.sum(D::Minus1)?;
     // A token whose vector is 0 has no error to be relative to.
     let norm = norm.maximum(f64::from(f32::MIN_POSITIVE))?;
