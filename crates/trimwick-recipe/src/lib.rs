@@ -45,6 +45,7 @@ mod rules;
 pub mod run;
 mod shapes;
 
+pub use checked::blockwise::{BlockInputs, BlockParts, BlockwiseSpec};
 pub use checked::calibration::CalibrationSpec;
 pub use checked::compare::{Arm, CompareSpec};
 pub use checked::data::{BUILTIN_TEXTS, DataSpec, FileSet, TextFormat, TextSource};

@@ -15,7 +15,7 @@ enum Shape {
 
 /// A fraction of the steps, written with a point, or a number of steps, written without.
 #[derive(Debug)]
-struct WarmupRule;
+pub(crate) struct WarmupRule;
 
 impl Rule for WarmupRule {
     type Value = Warmup;

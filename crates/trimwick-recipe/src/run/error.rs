@@ -119,6 +119,14 @@ pub enum RunError {
         /// The model.
         origin: String,
     },
+    /// Blocks of a model that has no files.
+    #[error("{origin}: expected {expected}; give model.source")]
+    NoWeights {
+        /// The model.
+        origin: String,
+        /// What is needed.
+        expected: String,
+    },
     /// Too little text.
     #[error(
         "{key}: {found} windows of {context} tokens, expected at least {expected}; give more text or a shorter data.context"

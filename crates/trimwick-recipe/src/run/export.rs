@@ -29,10 +29,10 @@ const COMPANIONS: [&str; 5] = [
 ];
 
 /// Shape and f32 values of every parameter, by name.
-type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+pub(super) type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// What was written and proved.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Written {
     pub(crate) parameters: usize,
@@ -55,27 +55,19 @@ pub(crate) fn export(
     masked: &Masked,
     folder: &Path,
 ) -> Result<Written> {
-    let (dtype, dtype_name) = match dtype {
-        ExportDtype::BF16 => (Dtype::BF16, "bfloat16"),
-        ExportDtype::F16 => (Dtype::F16, "float16"),
-        ExportDtype::F32 => (Dtype::F32, "float32"),
-    };
+    let (dtype, dtype_name) = dtype_of(dtype);
     let folded = fold(store)?;
     check_range(&folded, dtype, dtype_name)?;
     let aside = Aside::new(folder)?;
     let weights = aside.path.join(WEIGHTS);
     let tensors = folded.iter().map(|(name, (shape, values))| NewTensor::floats(name, dtype, shape, values));
     write(&weights, tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
-    let config = serde_json::to_vec_pretty(&origin.config.to_hf_json(dtype_name))
-        .map_err(|source| RunError::Record { path: folder.join("config.json"), source })?;
-    atomic_write(aside.path.join("config.json"), &config)?;
-    origin.tokenizer.save_json(&aside.path.join("tokenizer.json"))?;
-    let mut files = vec!["config.json", WEIGHTS, "tokenizer.json"];
+    let mut files = vec![WEIGHTS];
+    files.extend(texts(origin, dtype_name, &aside.path)?);
     if store.params().iter().any(|p| snapshot::is_mask(p.name())) {
         snapshot::save(store, &aside.path.join(MASKS), snapshot::is_mask)?;
         files.push(MASKS);
     }
-    files.extend(companions(origin, &aside.path)?);
 
     let mut written = prove(store, &folded, &weights, masked)?;
     for name in &files {
@@ -83,6 +75,26 @@ pub(crate) fn export(
     }
     aside.finish(folder, &files)?;
     Ok(written)
+}
+
+/// The type of written weights, and what `config.json` calls it.
+pub(super) fn dtype_of(dtype: ExportDtype) -> (Dtype, &'static str) {
+    match dtype {
+        ExportDtype::BF16 => (Dtype::BF16, "bfloat16"),
+        ExportDtype::F16 => (Dtype::F16, "float16"),
+        ExportDtype::F32 => (Dtype::F32, "float32"),
+    }
+}
+
+/// Writes configuration and tokenizer, and what the model that the run started from has beside them.
+pub(super) fn texts(origin: &Origin, dtype_name: &str, to: &Path) -> Result<Vec<&'static str>> {
+    let config = serde_json::to_vec_pretty(&origin.config.to_hf_json(dtype_name))
+        .map_err(|source| RunError::Record { path: to.join("config.json"), source })?;
+    atomic_write(to.join("config.json"), &config)?;
+    origin.tokenizer.save_json(&to.join("tokenizer.json"))?;
+    let mut files = vec!["config.json", "tokenizer.json"];
+    files.extend(companions(origin, to)?);
+    Ok(files)
 }
 
 /// Files that other programs read beside the weights, taken over from the model that the run started from.
@@ -100,7 +112,7 @@ fn companions(origin: &Origin, to: &Path) -> Result<Vec<&'static str>> {
 }
 
 /// A value that is finite now must be finite in the file.
-fn check_range(folded: &Folded, dtype: Dtype, name: &'static str) -> Result<()> {
+pub(super) fn check_range(folded: &Folded, dtype: Dtype, name: &'static str) -> Result<()> {
     for (tensor, (_, values)) in folded {
         let infinite = |v: &f32| v.is_finite() && rounded(dtype, *v).is_infinite();
         if let Some(index) = values.iter().position(infinite) {
@@ -121,7 +133,7 @@ fn rounded(dtype: Dtype, v: f32) -> f32 {
 }
 
 /// Every parameter as the model computes with it: reparametrized weights folded, f32, by name.
-fn fold(store: &ParamStore) -> Result<Folded> {
+pub(super) fn fold(store: &ParamStore) -> Result<Folded> {
     let layers = store.layers();
     let effective = |p: &Param| -> Result<Tensor> {
         let of = layers.iter().find(|l| l.weight().name() == p.name());
@@ -140,7 +152,7 @@ fn fold(store: &ParamStore) -> Result<Folded> {
 
 /// Reopens the file: every tensor there, of the right shape and with the bits of the fold; every dropped weight
 /// +0.0 in the file's own dtype; no group of the pattern violated.
-fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> Result<Written> {
+pub(super) fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> Result<Written> {
     let fault =
         |tensor: &str, what: String| RunError::Proof { path: path.into(), tensor: tensor.into(), what };
     let file = SafetensorsFile::open(path)?;
@@ -211,12 +223,12 @@ fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> R
 }
 
 /// A folder beside the final one, gone with the value.
-struct Aside {
-    path: PathBuf,
+pub(super) struct Aside {
+    pub(super) path: PathBuf,
 }
 
 impl Aside {
-    fn new(folder: &Path) -> Result<Self> {
+    pub(super) fn new(folder: &Path) -> Result<Self> {
         let mut name = folder.file_name().unwrap_or_default().to_os_string();
         name.push(".tmp");
         let path = folder.with_file_name(name);
@@ -230,7 +242,7 @@ impl Aside {
     }
 
     /// Moves the files to where they belong, each as a whole; the folder as a whole where there is none yet.
-    fn finish(self, folder: &Path, files: &[&str]) -> Result<()> {
+    pub(super) fn finish(self, folder: &Path, files: &[impl AsRef<str>]) -> Result<()> {
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| RunError::Io { path, source }
@@ -238,7 +250,7 @@ impl Aside {
         if !folder.exists() {
             std::fs::rename(&self.path, folder).map_err(io(folder))?;
         }
-        for name in files.iter().filter(|_| self.path.exists()) {
+        for name in files.iter().map(AsRef::as_ref).filter(|_| self.path.exists()) {
             std::fs::rename(self.path.join(name), folder.join(name)).map_err(io(&folder.join(name)))?;
         }
         for written in [folder, folder.parent().unwrap_or(folder)] {

@@ -53,12 +53,24 @@ impl Carried {
         self.bits.keys().map(String::as_str)
     }
 
+    /// Fixes the masks of those layers that are part of a model.
+    ///
+    /// # Errors
+    /// As [`Carried::put`].
+    pub(crate) fn put_on_part(&self, layers: &Layers) -> Result<()> {
+        self.put_some(layers, |path| layers.get(path).is_some())
+    }
+
     /// Fixes the masks on a model's layers.
     ///
     /// # Errors
     /// [`RunError::Masks`] where a weight that a mask drops is not zero: the file belongs to other weights.
     pub(crate) fn put(&self, layers: &Layers) -> Result<()> {
-        for (path, bits) in &self.bits {
+        self.put_some(layers, |_| true)
+    }
+
+    fn put_some(&self, layers: &Layers, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        for (path, bits) in self.bits.iter().filter(|(path, _)| wanted(path)) {
             let name = format!("{path}.{MASK_BUFFER}");
             let Some(layer) = layers.get(path) else {
                 return Err(self.fault(&name, "the mask of a layer of the model", "none"));

@@ -19,8 +19,8 @@ use crate::distill::relative_error;
 pub struct BlockReport {
     /// Path of the block.
     pub path: String,
-    /// Mean over tokens of `‖output − dense output‖² / ‖dense output‖²` as the block was compressed, on the outputs of the
-    /// compressed blocks before it.
+    /// Mean over the tokens that are trained on of `‖output − dense output‖² / ‖dense output‖²` as the block was
+    /// compressed, on the outputs of the compressed blocks before it.
     pub error_before: f64,
     /// The same after training.
     pub error_after: f64,
@@ -272,16 +272,19 @@ impl Blockwise<'_> {
         self.collect(states.len(), |i| Ok(forward(&states.get(i)?)?))
     }
 
-    /// The outputs of a compressed block, and their mean error.
+    /// The outputs of a compressed block, and their mean error over the windows that are trained on.
     fn outputs<E: From<Error>>(
         &self,
         states: &States,
         targets: &States,
         block: &dyn DecoderBlock,
     ) -> Result<(States, f64), Halt<E>> {
-        let mut sum = 0.;
+        let (mut sum, scored) = (0., self.training.map_or(states.len(), |training| training.windows));
         let outputs = self.collect(states.len(), |i| {
             let y = block.forward(&states.get(i)?)?.detach();
+            if i >= scored {
+                return Ok(y);
+            }
             let error = scalar(&relative_error(&y, &targets.get(i)?)?)?;
             if !error.is_finite() {
                 let what = format!("the error of {} on window {i}", block.path());
@@ -290,7 +293,7 @@ impl Blockwise<'_> {
             sum += error;
             Ok(y)
         })?;
-        Ok((outputs, sum / states.len() as f64))
+        Ok((outputs, sum / scored as f64))
     }
 
     fn collect<E: From<Error>>(

@@ -253,12 +253,11 @@ fn blocks_on_compressed_inputs_end_closer_than_on_dense_ones() {
     assert!(compressed < dense, "{compressed} against {dense}");
 }
 
-/// Values and errors of a walk, split and quantized, through `spill`.
-fn reference(
-    model: &Model,
-    spill: Spill,
-    fail_after: Option<usize>,
-) -> (Vec<BTreeMap<String, Vec<u64>>>, Vec<(f64, f64)>) {
+/// The bits of what was kept of each block, and its errors.
+type End = (Vec<BTreeMap<String, Vec<u64>>>, Vec<(f64, f64)>);
+
+/// A walk, split and quantized, through `spill`.
+fn reference(model: &Model, spill: Spill, fail_after: Option<usize>) -> End {
     let training = BlockTraining { parts: Parts::Split, ..training() };
     let mut steps = Steps { scheme: Some(Scheme::int8()), fail_after, ..Steps::new(model, Some(&Magnitude)) };
     if fail_after.is_some() {
