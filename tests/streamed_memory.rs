@@ -28,12 +28,7 @@ fn recipe(folder: &Path, rest: &str) -> Recipe {
 fn the_planned_peak_is_within_a_fifth_of_the_live_bytes() {
     // Short texts: reading long ones would be the peak of models this small.
     let text = builtin::text("sotu-train").unwrap();
-    let cut = |from: usize| {
-        text[from..].split_inclusive('\n').scan(0, |sum, line| {
-            *sum += line.len();
-            (*sum < 20_000).then_some(line)
-        })
-    };
+    let cut = |from: usize| text.chars().skip(from).take(20_000).collect::<String>();
     let wide =
         Shape { hidden: 512, intermediate: 1408, layers: 2, heads: 8, kv_heads: 4, vocab: 4096, seed: 2 };
     let lexical = Shape { hidden: 128, intermediate: 256, vocab: 60_000, ..wide };
@@ -54,12 +49,14 @@ fn the_planned_peak_is_within_a_fifth_of_the_live_bytes() {
         ),
         ("writing", &lexical, format!("[prune]\npattern = \"2:4\"\nmethod = \"magnitude\"\n{blockwise}")),
     ];
-    for (what, shape, rest) in table {
+    // The products and factors of pruning keep workspaces from their first use on, whatever the model.
+    let tiny = Shape { hidden: 64, intermediate: 64, ..wide };
+    let pruning = table[2].2.clone();
+    for (i, (what, shape, rest)) in [("first use", &tiny, pruning)].into_iter().chain(table).enumerate() {
         let dir = tempfile::tempdir().unwrap();
         make(&dir.path().join("model"), shape).unwrap();
-        std::fs::write(dir.path().join("train.txt"), cut(0).collect::<String>()).unwrap();
-        std::fs::write(dir.path().join("eval.txt"), cut(text.find("\n\n").unwrap()).collect::<String>())
-            .unwrap();
+        std::fs::write(dir.path().join("train.txt"), cut(0)).unwrap();
+        std::fs::write(dir.path().join("eval.txt"), cut(20_000)).unwrap();
         let recipe = recipe(dir.path(), &rest);
         let files =
             source::open(&ModelSource::Folder(dir.path().join("model")), &OpenOptions::default()).unwrap();
@@ -72,6 +69,9 @@ fn the_planned_peak_is_within_a_fifth_of_the_live_bytes() {
         let live = (LIVE.peak_usage() - before) as f64;
         let ratio = plan.peak as f64 / live;
         println!("{what}: planned {} while {}, live {live}, ratio {ratio:.3}", plan.peak, plan.stage);
-        assert!((0.8..1.2).contains(&ratio), "{what}: {plan:?}, {live} bytes live, ratio {ratio:.3}");
+        assert!(
+            i == 0 || (0.8..1.2).contains(&ratio),
+            "{what}: {plan:?}, {live} bytes live, ratio {ratio:.3}"
+        );
     }
 }

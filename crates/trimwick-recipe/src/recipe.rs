@@ -133,8 +133,8 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &CALIBRATION,
         &PRUNE,
         &QUANTIZE,
-        &BLOCKWISE,
         &TRAIN,
+        &BLOCKWISE,
         &LORA,
         &DISTILL,
         &COMPARE,
@@ -266,11 +266,11 @@ impl Recipe {
         if let Some(quantize) = &self.quantize {
             quantize.write(out);
         }
-        if let Some(blockwise) = &self.blockwise {
-            blockwise.write(out);
-        }
         if let Some(train) = &self.train {
             train.write(out);
+        }
+        if let Some(blockwise) = &self.blockwise {
+            blockwise.write(out);
         }
         if let Some(lora) = &self.lora {
             lora.write(out);

@@ -95,9 +95,10 @@ impl Sizes {
         let Some(spec) = &recipe.prune else { return 0 };
         let squares = || self.inputs.iter().map(|n| n * n);
         match spec.method {
-            // The sums over all layers' inputs; of one layer its weight in f64, and the inverse of its Hessian.
+            // The sums over all layers' inputs; of one layer its weight in f64, its Hessian, the factor of that, the
+            // factor's inverse, and that in order.
             PruneMethod::SparseGpt { .. } => {
-                let hessian = 3 * 2 * F32 * squares().max().unwrap_or(0);
+                let hessian = 4 * 2 * F32 * squares().max().unwrap_or(0);
                 self.block + F32 * squares().sum::<u64>() + 5 * self.largest + hessian + self.held(3)
             }
             PruneMethod::Wanda | PruneMethod::Magnitude => self.block + 4 * self.largest + self.held(3),

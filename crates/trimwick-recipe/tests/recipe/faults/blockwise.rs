@@ -9,8 +9,8 @@ fn blocks_are_trained_only_beside_what_compresses_them() {
             &[(9, "[blockwise]\nwindow = 3\nlr = 0\nparts = \"halves\"\n[train]")],
             &[
                 "r.toml:10: blockwise.window: unknown key; did you mean `blockwise.windows`?",
-                "r.toml:11: blockwise.lr: expected a number above 0 and at most 1, found 0; write for example lr = 1e-4",
-                "r.toml:12: blockwise.parts: expected \"block\" or \"split\", found the string \"halves\"; write for example parts = \"block\"",
+                "r.toml:11: blockwise.lr: expected a number above 0 up to 1, found 0; write for example lr = 1e-4",
+                "r.toml:12: blockwise.parts: expected \"block\" or \"split\", found the string \"halves\"; write one of them",
             ],
         ),
         (
