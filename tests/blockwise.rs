@@ -9,7 +9,7 @@ use trimwick::models::builtin;
 use trimwick_recipe::Recipe;
 use trimwick_recipe::run::{Event, RunOutcome, Summary, run};
 
-#[path = "../benches/random_llama/mod.rs"]
+#[path = "../benches/random_llama/make.rs"]
 mod random_llama;
 use random_llama::{Shape, make};
 

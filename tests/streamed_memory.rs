@@ -8,7 +8,7 @@ use trimwick::models::{ModelSource, OpenOptions, builtin, source};
 use trimwick_recipe::Recipe;
 use trimwick_recipe::run::{RunOutcome, run, streamed_plan};
 
-#[path = "../benches/random_llama/mod.rs"]
+#[path = "../benches/random_llama/make.rs"]
 mod random_llama;
 use random_llama::{Shape, make};
 

@@ -18,8 +18,12 @@ pub(crate) fn check_output<'a>(
     mut inputs: impl Iterator<Item = &'a Path>,
 ) -> Result<()> {
     let occupied = |what, forcible| Err(Error::Occupied { path: output.into(), what, forcible });
-    if output.is_dir() {
-        return occupied("a folder is there", false);
+    match fs::symlink_metadata(output) {
+        Ok(found) if found.is_dir() => return occupied("a folder is there", false),
+        // The new file takes the place of a link, not of what it leads to: that would be a surprise either way.
+        Ok(found) if found.is_symlink() => return occupied("a link is there", false),
+        Ok(found) if !found.is_file() => return occupied("no regular file is there", false),
+        _ => {}
     }
     // What cannot be looked at is not there, as far as this goes; creating the file will tell.
     let Ok(place) = fs::canonicalize(output) else { return Ok(()) };

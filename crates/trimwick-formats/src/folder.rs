@@ -10,7 +10,8 @@ use crate::safetensors::{SafetensorsFile, TensorInfo, broken_name_rule};
 use crate::source::ByteSource;
 
 const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The file that names the shards of a model.
+pub const INDEX: &str = "model.safetensors.index.json";
 /// Longest index that is read.
 const MAX_INDEX: u64 = 32 << 20;
 /// Tensors that an index may list; the largest mixture of experts has some 140 thousand.

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Elements one task updates.
-const CHUNK: usize = 16 * 1024;
+use crate::cpu::wide;
+use crate::mask::{CHUNK, check_bits, mask_chunk_inplace};
 
 /// The numbers of one AdamW step (Loshchilov and Hutter, arXiv 1711.05101).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,25 +43,77 @@ impl Default for AdamW {
 /// # Panics
 /// When the slices differ in length or `h.step` is 0.
 pub fn adamw(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW) {
-    let n = w.len();
-    assert!(g.len() == n && m.len() == n && v.len() == n, "adamw: w, g, m and v differ in length");
-    assert!(h.step > 0, "adamw: steps are counted from 1");
-    // The factors are made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
-    let t = h.step as f64;
-    let decay = (1.0 - h.lr * h.weight_decay) as f32;
-    let (beta1, rest1) = (h.beta1 as f32, (1.0 - h.beta1) as f32);
-    let (beta2, rest2) = (h.beta2 as f32, (1.0 - h.beta2) as f32);
-    let rate = (h.lr / (1.0 - h.beta1.powf(t))) as f32;
-    let root = (1.0 / (1.0 - h.beta2.powf(t)).sqrt()) as f32;
-    let (eps, grad_scale) = (h.eps as f32, h.grad_scale);
+    let factors = Factors::new("adamw", [w.len(), g.len(), m.len(), v.len()], h);
     (w.par_chunks_mut(CHUNK), g.par_chunks(CHUNK), m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK))
         .into_par_iter()
-        .for_each(|(w, g, m, v)| {
-            for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * grad_scale;
-                *m = beta1 * *m + rest1 * g;
-                *v = beta2 * *v + rest2 * g * g;
-                *w = *w * decay - rate * *m / (v.sqrt() * root + eps);
+        .for_each(|(w, g, m, v)| update(w, g, m, v, &factors));
+}
+
+/// [`adamw`], after which the weights and moments that the mask `keep` drops are +0.0: one pass over memory.
+///
+/// # Panics
+/// As [`adamw`], and when `keep` does not have [`crate::bits_len`] bytes.
+pub fn adamw_masked(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW, keep: &[u8]) {
+    const OP: &str = "adamw_masked";
+    check_bits(OP, w.len(), keep.len());
+    let factors = Factors::new(OP, [w.len(), g.len(), m.len(), v.len()], h);
+    (
+        w.par_chunks_mut(CHUNK),
+        g.par_chunks(CHUNK),
+        m.par_chunks_mut(CHUNK),
+        v.par_chunks_mut(CHUNK),
+        keep.par_chunks(CHUNK / 8),
+    )
+        .into_par_iter()
+        .for_each(|(w, g, m, v, keep)| {
+            update(w, g, m, v, &factors);
+            // Still in the first caches.
+            for x in [w, m, v] {
+                mask_chunk_inplace(x, keep);
             }
         });
+}
+
+/// What the loop multiplies with. Made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
+struct Factors {
+    decay: f32,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    rate: f32,
+    root: f32,
+    eps: f32,
+    grad_scale: f32,
+}
+
+impl Factors {
+    fn new(op: &str, [n, g, m, v]: [usize; 4], h: &AdamW) -> Self {
+        assert!(g == n && m == n && v == n, "{op}: w, g, m and v differ in length");
+        assert!(h.step > 0, "{op}: steps are counted from 1");
+        let t = h.step as f64;
+        Self {
+            decay: (1.0 - h.lr * h.weight_decay) as f32,
+            beta1: h.beta1 as f32,
+            rest1: (1.0 - h.beta1) as f32,
+            beta2: h.beta2 as f32,
+            rest2: (1.0 - h.beta2) as f32,
+            rate: (h.lr / (1.0 - h.beta1.powf(t))) as f32,
+            root: (1.0 / (1.0 - h.beta2.powf(t)).sqrt()) as f32,
+            eps: h.eps as f32,
+            grad_scale: h.grad_scale,
+        }
+    }
+}
+
+wide! {
+    fn update(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &Factors) {
+        let &Factors { decay, beta1, rest1, beta2, rest2, rate, root, eps, grad_scale } = h;
+        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            let g = g * grad_scale;
+            *m = beta1 * *m + rest1 * g;
+            *v = beta2 * *v + rest2 * g * g;
+            *w = *w * decay - rate * *m / (v.sqrt() * root + eps);
+        }
+    }
 }

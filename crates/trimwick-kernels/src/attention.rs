@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
+use crate::cpu::wide;
 use crate::gemm::{MatMut, MatRef, Threading, matmul_strided};
 use crate::math::{exp_in_place, max};
 use crate::real::Real;
@@ -125,9 +127,16 @@ impl Block {
             let (start, end) = (seen.start - self.keys.start, seen.end - self.keys.start);
             row[..start].fill(T::ZERO);
             row[end..].fill(T::ZERO);
-            let shift = max(&row[start..end]);
-            *sum = exp_in_place(&mut row[start..end], shift, T::ONE);
+            *sum = softmax_numerators(&mut row[start..end]);
         }
+    }
+}
+
+wide! {
+    /// Replaces x by exp(x − max) and returns the sum of the results.
+    fn softmax_numerators<T: Real>(x: &mut [T]) -> T {
+        let shift = max(x);
+        exp_in_place(x, shift, T::ONE)
     }
 }
 
@@ -188,8 +197,7 @@ fn attend<T: Real>(
         matmul_strided(p, block.key_rows(v, dims, kv_head), o, T::ONE, false, Threading::Single);
         // Dividing d outputs is cheaper than dividing every weight.
         for (out, &sum) in out.chunks_exact_mut(row).zip(&sums) {
-            let inverse = T::ONE / sum;
-            out[head * d..][..d].iter_mut().for_each(|o| *o *= inverse);
+            scale_chunk_in_place(&mut out[head * d..][..d], T::ONE / sum);
         }
     }
 }

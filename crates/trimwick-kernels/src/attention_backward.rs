@@ -9,7 +9,9 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
 use crate::attention::{AttentionDims, Block, QUERIES};
+use crate::cpu::wide;
 use crate::gemm::{MatMut, MatRef, Threading, matmul_strided};
 use crate::math::sum_map2;
 use crate::real::Real;
@@ -131,7 +133,7 @@ fn head_backward<T: Real>(
     grads: HeadGradients<'_, T>,
 ) {
     let (d, kv_head, single) = (dims.d, dims.kv_head(head), Threading::Single);
-    let scale = T::from_f64(dims.scale);
+    let factor = T::from_f64(dims.scale);
     let mut sums = [T::ZERO; QUERIES];
     for first in (0..dims.tq).step_by(QUERIES) {
         let block = Block::new(dims, first);
@@ -147,21 +149,29 @@ fn head_backward<T: Real>(
 
         block.weights(q, k, dims, p, &mut sums);
         for (p, &sum) in p.chunks_exact_mut(cols).zip(&sums) {
-            let inverse = T::ONE / sum;
-            p.iter_mut().for_each(|p| *p *= inverse);
+            scale_chunk_in_place(p, T::ONE / sum);
         }
         let dv = MatMut::new(&mut grads.dv[block.keys.start * d..], cols, d, d, 1);
         matmul_strided(MatRef::new(p, rows, cols, cols, 1).t(), dout, dv, T::ONE, true, single);
 
         matmul_strided(dout, v.t(), MatMut::new(dp, rows, cols, cols, 1), T::ONE, false, single);
         for (dp, p) in dp.chunks_exact_mut(cols).zip(p.chunks_exact(cols)) {
-            let mean = sum_map2(dp, p, |dp, p| dp * p);
-            dp.iter_mut().zip(p).for_each(|(dp, &p)| *dp = p * (*dp - mean));
+            through_softmax(p, dp);
         }
         let ds = MatRef::new(dp, rows, cols, cols, 1);
         let dq = MatMut::new(&mut grads.dq[block.queries.start * d..], rows, d, d, 1);
-        matmul_strided(ds, k, dq, scale, false, single);
+        matmul_strided(ds, k, dq, factor, false, single);
         let dk = MatMut::new(&mut grads.dk[block.keys.start * d..], cols, d, d, 1);
-        matmul_strided(ds.t(), q, dk, scale, true, single);
+        matmul_strided(ds.t(), q, dk, factor, true, single);
+    }
+}
+
+wide! {
+    /// The gradient of a row of scores from that of its probabilities p, in place.
+    fn through_softmax<T: Real>(p: &[T], dp: &mut [T]) {
+        let mean = sum_map2(dp, p, |dp, p| dp * p);
+        for (dp, &p) in dp.iter_mut().zip(p) {
+            *dp = p * (*dp - mean);
+        }
     }
 }

@@ -29,13 +29,13 @@ pub fn embedding<T: Real>(weight: &[T], ids: &[u32], out: &mut [T], d: usize) {
 }
 
 /// The gradient of [`embedding`] with respect to the table: dweight\[v\] = Σ over i with ids\[i\] = v of g\[i\], in
-/// the order of i. Rows that no id names are set to zero.
+/// the order of i. Rows that no id names are set to zero; with `accumulate` everything is added to what is there.
 ///
 /// `ids` is `[n]`, `g` is `[n, d]`, `dweight` is `[v, d]`.
 ///
 /// # Panics
 /// As [`embedding`].
-pub fn embedding_backward<T: Real>(ids: &[u32], g: &[T], dweight: &mut [T], d: usize) {
+pub fn embedding_backward<T: Real>(ids: &[u32], g: &[T], dweight: &mut [T], d: usize, accumulate: bool) {
     assert!(
         d > 0 && dweight.len().is_multiple_of(d),
         "embedding_backward: dweight is not a whole number of rows of {d}"
@@ -48,7 +48,9 @@ pub fn embedding_backward<T: Real>(ids: &[u32], g: &[T], dweight: &mut [T], d: u
     order.sort_by_key(|&i| ids[i]);
     let rows = (CHUNK / d).max(1);
     dweight.par_chunks_mut(rows * d).enumerate().for_each(|(chunk, dweight)| {
-        dweight.fill(T::ZERO);
+        if !accumulate {
+            dweight.fill(T::ZERO);
+        }
         let first_row = chunk * rows;
         let end_row = first_row + dweight.len() / d;
         let start = order.partition_point(|&i| (ids[i] as usize) < first_row);

@@ -1,14 +1,25 @@
-//! Matrix products, by the `gemm` crate behind bounds checks.
+//! Matrix products, by faer's kernels behind bounds checks.
+//!
+//! A large product is cut into tiles of its output, each of which one thread computes. Where the cuts fall depends on
+//! the shape alone, so that the result does not depend on the number of threads. On two cores of a machine with
+//! AVX-512 the tiles of a linear layer's products run at 1.3 to 1.5 times the rate of the `gemm` crate's own threading.
 //!
 //! The three shapes a linear layer needs are named by what is transposed: `nt` for y = x·wᵀ, `nn` for dx = g·w and
 //! `tn` for dw = gᵀ·x. [`matmul_strided`] takes any strides; attention uses it on the heads of interleaved tensors.
 
-use gemm::Parallelism;
+use faer::{Accum, Par};
+use rayon::prelude::*;
 
 use crate::real::Real;
 
 /// Below this number of multiplications, waking other threads costs more than they save.
 const PARALLEL_FROM: usize = 48 * 48 * 256;
+/// Rows and columns of a tile of the output: packed once, its part of the right side stays in the second cache.
+const TILE: (usize, usize) = (256, 256);
+/// The same for outputs so small that [`TILE`] would leave most threads of a large machine idle.
+const SMALL_TILE: (usize, usize) = (128, 192);
+/// Elements of the output from which it is cut into [`TILE`]s.
+const LARGE: usize = 512 * 1024;
 
 /// Whether a product may use the threads of the current rayon pool. The result is the same, bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +84,16 @@ impl<'a, T: Real> MatRef<'a, T> {
             ..self
         }
     }
+
+    fn view(self) -> faer::MatRef<'a, T> {
+        let strides = (self.row_stride as isize, self.col_stride as isize);
+        // SAFETY: `check_bounds` has found every element inside of the slice, which is borrowed for 'a. The strides fit
+        // an isize where they are used: the offset of the last element was checked to, and a stride of a dimension of
+        // extent 1 is never multiplied by more than 0.
+        unsafe {
+            faer::MatRef::from_raw_parts(self.data.as_ptr(), self.rows, self.cols, strides.0, strides.1)
+        }
+    }
 }
 
 impl<'a, T: Real> MatMut<'a, T> {
@@ -94,6 +115,21 @@ impl<'a, T: Real> MatMut<'a, T> {
             "matrix of {rows}×{cols} with strides {row_stride}, {col_stride} overlaps itself"
         );
         MatMut { data, rows, cols, row_stride, col_stride }
+    }
+
+    fn view(self) -> faer::MatMut<'a, T> {
+        let strides = (self.row_stride as isize, self.col_stride as isize);
+        // SAFETY: as for `MatRef`; the slice is borrowed mutably for 'a, and the constructor has found no two elements
+        // of the matrix to be the same one.
+        unsafe {
+            faer::MatMut::from_raw_parts_mut(
+                self.data.as_mut_ptr(),
+                self.rows,
+                self.cols,
+                strides.0,
+                strides.1,
+            )
+        }
     }
 }
 
@@ -122,40 +158,19 @@ pub fn matmul_strided<T: Real>(
         c.cols
     );
     let (m, n, k) = (c.rows, c.cols, a.cols);
-    let parallelism = match threading {
-        Threading::Pool if m.saturating_mul(n).saturating_mul(k) > PARALLEL_FROM => {
-            Parallelism::Rayon(rayon::current_num_threads())
-        }
-        _ => Parallelism::None,
-    };
-    // SAFETY: the constructors of the views have checked that every element of each matrix lies inside of its slice
-    // and that the elements of `c` are distinct; the shapes agree (asserted above); `c` is borrowed mutably, so it
-    // overlaps neither `a` nor `b`. Strides fit an isize where they are used: the offset of the last element was
-    // checked to, and a stride of a dimension of extent 1 is never multiplied by more than 0. T is f32 or f64 (Real
-    // is sealed), both of which gemm supports. gemm takes the column stride before the row stride.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.data.as_mut_ptr(),
-            c.col_stride as isize,
-            c.row_stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            T::ONE,
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    let accumulate = if accumulate { Accum::Add } else { Accum::Replace };
+    let (a, b, c) = (a.view(), b.view(), c.view());
+    if threading == Threading::Single || m.saturating_mul(n).saturating_mul(k) <= PARALLEL_FROM {
+        return faer::linalg::matmul::matmul(c, accumulate, a, b, scale, Par::Seq);
     }
+    let (rows, cols) = if m.saturating_mul(n) < LARGE { SMALL_TILE } else { TILE };
+    c.par_row_chunks_mut(rows).enumerate().for_each(|(i, c)| {
+        let a = a.subrows(i * rows, c.nrows());
+        c.par_col_chunks_mut(cols).enumerate().for_each(|(j, c)| {
+            let b = b.subcols(j * cols, c.ncols());
+            faer::linalg::matmul::matmul(c, accumulate, a, b, scale, Par::Seq);
+        });
+    });
 }
 
 /// y = x·wᵀ, or y += x·wᵀ with `accumulate`: the forward of a linear layer.

@@ -20,8 +20,9 @@
 //! A run that is stopped and resumed, perhaps on a machine with more cores, has to produce the same bytes. So work is
 //! always cut into pieces whose size depends on the shapes alone; each piece is computed by one thread in a fixed
 //! order, and partial sums are added in the order of the pieces. Reductions inside a piece run over a fixed number of
-//! lanes: the compiler may use vectors of any width for them, without changing a bit. The matrix products come from
-//! the `gemm` crate, which splits rows and columns over threads but never the inner dimension.
+//! lanes: the compiler may use vectors of any width for them, without changing a bit. Hot loops are compiled for several
+//! widths, of which the processor's is chosen at run time. The matrix products come from faer's kernels, in tiles of the
+//! output that are cut by the shape; the inner dimension is never split over threads.
 //!
 //! # Randomness
 //!
@@ -40,17 +41,20 @@
 //! [`quant`] defines what a quantized number is, once for training, exports and the checks that read them back: a
 //! [`quant::Grid`] is the values a code can take (integers, FP8, FP6, FP4) with the format of its scales (floats, the
 //! two levels of NVFP4, powers of two), and a scale belongs to `block` consecutive elements: a tensor, a row or a
-//! group. It is f32 alone, and the one place where loops choose the processor's vectors at run time: with explicit
-//! registers whose twins on plain arrays give the same bits. A finite number never becomes NaN or infinity, a NaN is
+//! group. It is f32 alone, and its loops are written with explicit registers, whose twins on plain arrays give the same
+//! bits. A finite number never becomes NaN or infinity, a NaN is
 //! an error with its position, and a zero is +0.0 on every grid, so that masks survive them.
 
 mod adamw;
+mod add;
 mod attention;
 mod attention_backward;
+mod cpu;
 mod dropout;
 mod embedding;
 mod error;
 mod gemm;
+mod head;
 mod loss;
 mod mask;
 mod math;
@@ -65,15 +69,17 @@ mod rope;
 mod select;
 mod swiglu;
 
-pub use adamw::{AdamW, adamw};
+pub use adamw::{AdamW, adamw, adamw_masked};
+pub use add::{add, add_assign, add_row, scale, scale_into, sum_rows, zeros};
 pub use attention::{AttentionDims, attention};
 pub use attention_backward::attention_backward;
 pub use dropout::dropout;
 pub use embedding::{embedding, embedding_backward};
 pub use error::{Error, Result};
 pub use gemm::{MatMut, MatRef, Threading, matmul_nn, matmul_nt, matmul_strided, matmul_tn};
+pub use head::{LossMix, token_losses, token_losses_gradient};
 pub use loss::{cross_entropy, cross_entropy_backward, kl_divergence, kl_divergence_backward};
-pub use mask::{apply_mask, apply_mask_inplace, bits_len, count_kept, violations_nm};
+pub use mask::{apply_mask, apply_mask_inplace, bits_len, count_kept, mask_backward_decayed, violations_nm};
 pub use nf4::{NF4_LEVELS, nf4_decode, nf4_encode};
 pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use permute::permute;

@@ -5,34 +5,81 @@
 
 use rayon::prelude::*;
 
+use crate::add::scale_chunk_in_place;
+use crate::cpu::wide;
 use crate::math::{exp_in_place, max, sum_map, sum_pairs};
 use crate::real::Real;
 
 /// Logits summed in `T` before the sum moves to f64.
 const PIECE: usize = 4096;
 
-/// The largest logit m of a row and Σ exp((x − m)·scale).
-fn max_and_sum<T: Real>(row: &[T], scale: T) -> (T, f64) {
-    let m = max(row);
-    let piece = |piece: &[T]| sum_map(piece, |x| ((x - m) * scale).exp_fast()).to_f64();
-    (m, row.chunks(PIECE).map(piece).sum())
+wide! {
+    /// The largest logit m of a row and Σ exp((x − m)·scale).
+    pub(crate) fn max_and_sum<T: Real>(row: &[T], scale: T) -> (T, f64) {
+        let m = max(row);
+        let mut sum = 0.0;
+        for piece in row.chunks(PIECE) {
+            sum += sum_map(piece, |x| ((x - m) * scale).exp_fast()).to_f64();
+        }
+        (m, sum)
+    }
 }
 
-/// Fills `out` with exp((row − m)·scale), m the largest logit of the row, and returns the sum.
-fn exponentials<T: Real>(row: &[T], scale: T, out: &mut [T]) -> f64 {
-    let m = max(row);
-    out.copy_from_slice(row);
-    out.chunks_mut(PIECE).map(|piece| exp_in_place(piece, m, scale).to_f64()).sum()
+wide! {
+    /// Replaces a row by exp((row − m)·scale), m its largest logit, and returns m and the sum.
+    pub(crate) fn exponentials<T: Real>(row: &mut [T], scale: T) -> (T, f64) {
+        let m = max(row);
+        let mut sum = 0.0;
+        for piece in row.chunks_mut(PIECE) {
+            sum += exp_in_place(piece, m, scale).to_f64();
+        }
+        (m, sum)
+    }
 }
 
-fn check_targets(op: &str, targets: &[u32], ignore: u32, v: usize) {
+/// The sums that the divergence of a row is made of.
+pub(crate) struct Divergence<T> {
+    /// The teacher's largest logit.
+    pub mt: T,
+    /// Σ exp((t − mt)·scale).
+    pub sum_t: f64,
+    /// Σ exp((t − mt)·scale)·((t − mt) − (s − ms))·scale.
+    pub cross: f64,
+}
+
+impl<T> Divergence<T> {
+    /// In nats, given the sum of the student's exponentials.
+    pub(crate) fn nats(&self, sum_s: f64) -> f64 {
+        self.cross / self.sum_t + (sum_s.ln() - self.sum_t.ln())
+    }
+}
+
+wide! {
+    /// Of a row whose largest logit is `ms`.
+    pub(crate) fn divergence<T: Real>(student: &[T], ms: T, teacher: &[T], scale: T) -> Divergence<T> {
+        let mt = max(teacher);
+        let (mut sum_t, mut cross) = (0.0, 0.0);
+        for (s, t) in student.chunks(PIECE).zip(teacher.chunks(PIECE)) {
+            let (p, c) = sum_pairs(s, t, |s, t| {
+                let (s, t) = ((s - ms) * scale, (t - mt) * scale);
+                let p = t.exp_fast();
+                (p, if p == T::ZERO { p } else { p * (t - s) })
+            });
+            sum_t += p.to_f64();
+            cross += c.to_f64();
+        }
+        Divergence { mt, sum_t, cross }
+    }
+}
+
+pub(crate) fn check_targets(op: &str, targets: &[u32], ignore: u32, v: usize) {
     if let Some(target) = targets.iter().find(|&&t| t != ignore && t as usize >= v) {
         panic!("{op}: target {target} in a vocabulary of {v}");
     }
 }
 
 /// Vocabulary size of `logits` for `n` rows.
-fn width(op: &str, logits: usize, n: usize) -> usize {
+pub(crate) fn width(op: &str, logits: usize, n: usize) -> usize {
     assert!(
         n > 0 && logits.is_multiple_of(n) && logits > 0,
         "{op}: {logits} logits are not rows for {n} tokens"
@@ -91,15 +138,15 @@ pub fn cross_entropy_backward<T: Real>(
                 drow.fill(T::ZERO);
                 return;
             }
-            let sum = exponentials(row, T::ONE, drow);
-            let scale = T::from_f64(g.to_f64() / sum);
-            drow.iter_mut().for_each(|d| *d *= scale);
+            drow.copy_from_slice(row);
+            let (_, sum) = exponentials(drow, T::ONE);
+            scale_chunk_in_place(drow, T::from_f64(g.to_f64() / sum));
             drow[target as usize] -= g;
         },
     );
 }
 
-fn check_kl(op: &str, student: usize, teacher: usize, temperature: f64) {
+pub(crate) fn check_kl(op: &str, student: usize, teacher: usize, temperature: f64) {
     assert!(student == teacher, "{op}: student and teacher differ in length");
     assert!(temperature > 0.0 && temperature.is_finite(), "{op}: temperature {temperature} is not positive");
 }
@@ -122,20 +169,7 @@ pub fn kl_divergence<T: Real>(student: &[T], teacher: &[T], temperature: f64, lo
     (loss, student.par_chunks_exact(v), teacher.par_chunks_exact(v)).into_par_iter().for_each(
         |(loss, student, teacher)| {
             let (ms, sum_s) = max_and_sum(student, scale);
-            let mt = max(teacher);
-            // Σ p·((t − mt) − (s − ms))/T + ln Σs − ln Σt, with p not yet divided by its sum Σt.
-            let terms = |s: T, t: T| {
-                let (s, t) = ((s - ms) * scale, (t - mt) * scale);
-                let p = t.exp_fast();
-                (p, if p == T::ZERO { p } else { p * (t - s) })
-            };
-            let (mut sum_t, mut cross) = (0.0, 0.0);
-            for (s, t) in student.chunks(PIECE).zip(teacher.chunks(PIECE)) {
-                let (p, c) = sum_pairs(s, t, terms);
-                sum_t += p.to_f64();
-                cross += c.to_f64();
-            }
-            *loss = T::from_f64(cross / sum_t + (sum_s.ln() - sum_t.ln()));
+            *loss = T::from_f64(divergence(student, ms, teacher, scale).nats(sum_s));
         },
     );
 }
@@ -165,12 +199,19 @@ pub fn kl_divergence_backward<T: Real>(
     (dstudent.par_chunks_exact_mut(v), student.par_chunks_exact(v), teacher.par_chunks_exact(v), g)
         .into_par_iter()
         .for_each(|(drow, student, teacher, &g)| {
-            let sum_s = exponentials(student, scale, drow);
+            drow.copy_from_slice(student);
+            let (_, sum_s) = exponentials(drow, scale);
             let (mt, sum_t) = max_and_sum(teacher, scale);
             let (cs, ct) = (T::from_f64(1.0 / sum_s), T::from_f64(1.0 / sum_t));
-            let g = g * scale;
-            for (d, &t) in drow.iter_mut().zip(teacher) {
-                *d = g * (*d * cs - ((t - mt) * scale).exp_fast() * ct);
-            }
+            kl_gradient_row(drow, teacher, mt, scale, cs, ct, g * scale);
         });
+}
+
+wide! {
+    /// d = g·(d·cs − exp((t − mt)·scale)·ct).
+    fn kl_gradient_row<T: Real>(drow: &mut [T], teacher: &[T], mt: T, scale: T, cs: T, ct: T, g: T) {
+        for (d, &t) in drow.iter_mut().zip(teacher) {
+            *d = g * (*d * cs - ((t - mt) * scale).exp_fast() * ct);
+        }
+    }
 }

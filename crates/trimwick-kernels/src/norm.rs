@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::add::add_parts;
+use crate::cpu::wide;
 use crate::math::{sum_map, sum_map2, sum_map3};
 use crate::real::Real;
 
@@ -18,16 +20,6 @@ fn check_rows(op: &str, len: usize, d: usize) {
 /// The length of a parameter or of an output against what its input says it must be.
 fn check_len(op: &str, name: &str, len: usize, expected: usize) {
     assert!(len == expected, "{op}: {name} has {len} elements, expected {expected}");
-}
-
-/// out = the sum of the rows of `parts`, added in their order.
-fn add_rows<T: Real>(parts: &[T], out: &mut [T]) {
-    out.fill(T::ZERO);
-    for part in parts.chunks_exact(out.len()) {
-        for (o, &p) in out.iter_mut().zip(part) {
-            *o += p;
-        }
-    }
 }
 
 /// 1 / √(mean(x²) + eps).
@@ -50,13 +42,20 @@ pub fn rms_norm<T: Real>(x: &[T], weight: &[T], eps: f64, y: &mut [T], d: usize)
     check_len(OP, "y", y.len(), x.len());
     let (eps, chunk) = (T::from_f64(eps), rows_per_task(d) * d);
     (y.par_chunks_mut(chunk), x.par_chunks(chunk)).into_par_iter().for_each(|(y, x)| {
+        rms_norm_rows(x, weight, eps, y);
+    });
+}
+
+wide! {
+    fn rms_norm_rows<T: Real>(x: &[T], weight: &[T], eps: T, y: &mut [T]) {
+        let d = weight.len();
         for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
             let r = inverse_rms(x, eps);
             for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
                 *y = x * r * w;
             }
         }
-    });
+    }
 }
 
 /// Gradients of [`rms_norm`] for the upstream gradient `g`.
@@ -82,22 +81,27 @@ pub fn rms_norm_backward<T: Real>(
     check_len(OP, "dx", dx.len(), x.len());
     check_len(OP, "dw", dw.len(), d);
     let (eps, chunk) = (T::from_f64(eps), rows_per_task(d) * d);
-    let per_d = T::ONE / T::from_f64(d as f64);
     let mut parts = vec![T::ZERO; x.len().div_ceil(chunk) * d];
     (dx.par_chunks_mut(chunk), parts.par_chunks_mut(d), x.par_chunks(chunk), g.par_chunks(chunk))
         .into_par_iter()
-        .for_each(|(dx, dw, x, g)| {
-            let rows = dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d));
-            for ((dx, x), g) in rows {
-                let r = inverse_rms(x, eps);
-                let c = sum_map3(g, weight, x, |g, w, x| g * w * x) * r * r * per_d;
-                for ((((dx, dw), &x), &g), &w) in dx.iter_mut().zip(&mut *dw).zip(x).zip(g).zip(weight) {
-                    *dx = r * (g * w - x * c);
-                    *dw += g * x * r;
-                }
+        .for_each(|(dx, dw, x, g)| rms_norm_rows_backward(x, weight, g, eps, dx, dw));
+    add_parts(&parts, dw);
+}
+
+wide! {
+    fn rms_norm_rows_backward<T: Real>(x: &[T], weight: &[T], g: &[T], eps: T, dx: &mut [T], dw: &mut [T]) {
+        let d = weight.len();
+        let per_d = T::ONE / T::from_f64(d as f64);
+        let rows = dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d));
+        for ((dx, x), g) in rows {
+            let r = inverse_rms(x, eps);
+            let c = sum_map3(g, weight, x, |g, w, x| g * w * x) * r * r * per_d;
+            for ((((dx, dw), &x), &g), &w) in dx.iter_mut().zip(&mut *dw).zip(x).zip(g).zip(weight) {
+                *dx = r * (g * w - x * c);
+                *dw += g * x * r;
             }
-        });
-    add_rows(&parts, dw);
+        }
+    }
 }
 
 /// Mean, and 1 / √(variance + eps) with the variance of the population, in two passes.
@@ -123,6 +127,13 @@ pub fn layer_norm<T: Real>(x: &[T], weight: &[T], bias: Option<&[T]>, eps: f64, 
     check_len(OP, "y", y.len(), x.len());
     let (eps, chunk) = (T::from_f64(eps), rows_per_task(d) * d);
     (y.par_chunks_mut(chunk), x.par_chunks(chunk)).into_par_iter().for_each(|(y, x)| {
+        layer_norm_rows(x, weight, bias, eps, y);
+    });
+}
+
+wide! {
+    fn layer_norm_rows<T: Real>(x: &[T], weight: &[T], bias: Option<&[T]>, eps: T, y: &mut [T]) {
+        let d = weight.len();
         for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
             let (mean, r) = moments(x, eps);
             for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
@@ -134,7 +145,7 @@ pub fn layer_norm<T: Real>(x: &[T], weight: &[T], bias: Option<&[T]>, eps: f64, 
                 }
             }
         }
-    });
+    }
 }
 
 /// Gradients of [`layer_norm`] for the upstream gradient `g`.
@@ -163,7 +174,6 @@ pub fn layer_norm_backward<T: Real>(
     check_len(OP, "dw", dw.len(), d);
     check_len(OP, "db", db.len(), d);
     let (eps, chunk) = (T::from_f64(eps), rows_per_task(d) * d);
-    let per_d = T::ONE / T::from_f64(d as f64);
     let parts_len = x.len().div_ceil(chunk) * d;
     let (mut w_parts, mut b_parts) = (vec![T::ZERO; parts_len], vec![T::ZERO; parts_len]);
     (
@@ -174,22 +184,36 @@ pub fn layer_norm_backward<T: Real>(
         g.par_chunks(chunk),
     )
         .into_par_iter()
-        .for_each(|(dx, dw, db, x, g)| {
-            let rows = dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d));
-            for ((dx, x), g) in rows {
-                let (mean, r) = moments(x, eps);
-                let mean_u = sum_map2(g, weight, |g, w| g * w) * per_d;
-                let mean_un = sum_map3(g, weight, x, |g, w, x| g * w * ((x - mean) * r)) * per_d;
-                for ((((dx, dw), &x), &g), &w) in dx.iter_mut().zip(&mut *dw).zip(x).zip(g).zip(weight) {
-                    let n = (x - mean) * r;
-                    *dx = r * (g * w - mean_u - n * mean_un);
-                    *dw += g * n;
-                }
-                for (db, &g) in db.iter_mut().zip(g) {
-                    *db += g;
-                }
+        .for_each(|(dx, dw, db, x, g)| layer_norm_rows_backward(x, weight, g, eps, dx, dw, db));
+    add_parts(&w_parts, dw);
+    add_parts(&b_parts, db);
+}
+
+wide! {
+    fn layer_norm_rows_backward<T: Real>(
+        x: &[T],
+        weight: &[T],
+        g: &[T],
+        eps: T,
+        dx: &mut [T],
+        dw: &mut [T],
+        db: &mut [T],
+    ) {
+        let d = weight.len();
+        let per_d = T::ONE / T::from_f64(d as f64);
+        let rows = dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(g.chunks_exact(d));
+        for ((dx, x), g) in rows {
+            let (mean, r) = moments(x, eps);
+            let mean_u = sum_map2(g, weight, |g, w| g * w) * per_d;
+            let mean_un = sum_map3(g, weight, x, |g, w, x| g * w * ((x - mean) * r)) * per_d;
+            for ((((dx, dw), &x), &g), &w) in dx.iter_mut().zip(&mut *dw).zip(x).zip(g).zip(weight) {
+                let n = (x - mean) * r;
+                *dx = r * (g * w - mean_u - n * mean_un);
+                *dw += g * n;
             }
-        });
-    add_rows(&w_parts, dw);
-    add_rows(&b_parts, db);
+            for (db, &g) in db.iter_mut().zip(g) {
+                *db += g;
+            }
+        }
+    }
 }

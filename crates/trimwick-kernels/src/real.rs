@@ -4,7 +4,8 @@ use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 mod sealed {
-    pub trait Sealed {}
+    /// With what the matrix products ask of an element.
+    pub trait Sealed: faer::traits::ComplexField {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
 }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::cpu::wide;
 use crate::real::Real;
 
 /// Rotates each pair (i, i + d/2) of each head by its position's angle.
@@ -43,25 +44,25 @@ pub fn rope<T: Real>(
         |(chunk, (y, x))| {
             for (i, (y, x)) in y.chunks_exact_mut(h * d).zip(x.chunks_exact(h * d)).enumerate() {
                 let position = (chunk * tokens + i) % t;
-                let cos = &cos[position * half..][..half];
-                let sin = &sin[position * half..][..half];
-                for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                    rotate(x, cos, sin, sign, y);
-                }
+                let angle = position * half..(position + 1) * half;
+                rotate(x, &cos[angle.clone()], &sin[angle], sign, y);
             }
         },
     );
 }
 
-/// One head of one token.
-#[inline(always)]
-fn rotate<T: Real>(x: &[T], cos: &[T], sin: &[T], sign: T, y: &mut [T]) {
-    let half = cos.len();
-    let (x0, x1) = x.split_at(half);
-    let (y0, y1) = y.split_at_mut(half);
-    for (((((y0, y1), &a), &b), &c), &s) in y0.iter_mut().zip(y1).zip(x0).zip(x1).zip(cos).zip(sin) {
-        let s = sign * s;
-        *y0 = a * c - b * s;
-        *y1 = b * c + a * s;
+wide! {
+    /// The heads of one token.
+    fn rotate<T: Real>(x: &[T], cos: &[T], sin: &[T], sign: T, y: &mut [T]) {
+        let half = cos.len();
+        for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+            let (x0, x1) = x.split_at(half);
+            let (y0, y1) = y.split_at_mut(half);
+            for (((((y0, y1), &a), &b), &c), &s) in y0.iter_mut().zip(y1).zip(x0).zip(x1).zip(cos).zip(sin) {
+                let s = sign * s;
+                *y0 = a * c - b * s;
+                *y1 = b * c + a * s;
+            }
+        }
     }
 }

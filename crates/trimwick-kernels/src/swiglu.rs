@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::cpu::wide;
 use crate::math::sigmoid;
 use crate::real::Real;
 
@@ -14,13 +15,17 @@ const CHUNK: usize = 16 * 1024;
 /// When the slices differ in length.
 pub fn swiglu<T: Real>(gate: &[T], up: &[T], y: &mut [T]) {
     assert!(gate.len() == up.len() && gate.len() == y.len(), "swiglu: gate, up and y differ in length");
-    (y.par_chunks_mut(CHUNK), gate.par_chunks(CHUNK), up.par_chunks(CHUNK)).into_par_iter().for_each(
-        |(y, gate, up)| {
-            for ((y, &x), &u) in y.iter_mut().zip(gate).zip(up) {
-                *y = x * sigmoid(x) * u;
-            }
-        },
-    );
+    (y.par_chunks_mut(CHUNK), gate.par_chunks(CHUNK), up.par_chunks(CHUNK))
+        .into_par_iter()
+        .for_each(|(y, gate, up)| swiglu_chunk(gate, up, y));
+}
+
+wide! {
+    fn swiglu_chunk<T: Real>(gate: &[T], up: &[T], y: &mut [T]) {
+        for ((y, &x), &u) in y.iter_mut().zip(gate).zip(up) {
+            *y = x * sigmoid(x) * u;
+        }
+    }
 }
 
 /// Gradients of [`swiglu`] for the upstream gradient `g`:
@@ -42,11 +47,15 @@ pub fn swiglu_backward<T: Real>(gate: &[T], up: &[T], g: &[T], dgate: &mut [T], 
         g.par_chunks(CHUNK),
     )
         .into_par_iter()
-        .for_each(|(dgate, dup, gate, up, g)| {
-            for ((((dgate, dup), &x), &u), &g) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(g) {
-                let s = sigmoid(x);
-                *dgate = g * u * s * (T::ONE + x * (T::ONE - s));
-                *dup = g * x * s;
-            }
-        });
+        .for_each(|(dgate, dup, gate, up, g)| swiglu_chunk_backward(gate, up, g, dgate, dup));
+}
+
+wide! {
+    fn swiglu_chunk_backward<T: Real>(gate: &[T], up: &[T], g: &[T], dgate: &mut [T], dup: &mut [T]) {
+        for ((((dgate, dup), &x), &u), &g) in dgate.iter_mut().zip(dup).zip(gate).zip(up).zip(g) {
+            let s = sigmoid(x);
+            *dgate = g * u * s * (T::ONE + x * (T::ONE - s));
+            *dup = g * x * s;
+        }
+    }
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
+use trimwick_nn::ops::{self, Logits};
 use trimwick_nn::{
-    AttentionConfig, CausalAttention, DecoderBlock, Embedding, Init, KvCache, Linear, Module, RmsNorm,
-    Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
+    AttentionConfig, CausalAttention, DecoderBlock, Embedding, Init, KvCache, Linear, LmHead, Module,
+    RmsNorm, Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
 };
 
 use crate::config::LlamaConfig;
@@ -69,7 +70,7 @@ impl LlamaBlock {
     /// Positions beyond the rotary tables, another batch size than the cache's.
     pub fn forward_cached(&self, x: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
         let attended = self.self_attn.forward_cached(&self.input_layernorm.forward(x)?, cache)?;
-        self.mlp(&(x + attended)?)
+        self.mlp(&ops::add(x, &attended)?)
     }
 }
 
@@ -79,11 +80,11 @@ impl DecoderBlock for LlamaBlock {
     }
 
     fn attention(&self, x: &Tensor) -> Result<Tensor> {
-        x + self.self_attn.forward(&self.input_layernorm.forward(x)?)?
+        ops::add(x, &self.self_attn.forward(&self.input_layernorm.forward(x)?)?)
     }
 
-    fn mlp(&self, x: &Tensor) -> Result<Tensor> {
-        x + self.mlp.forward(&self.post_attention_layernorm.forward(x)?)?
+    fn mlp(&self, h: &Tensor) -> Result<Tensor> {
+        ops::add(h, &self.mlp.forward(&self.post_attention_layernorm.forward(h)?)?)
     }
 
     fn in_attention(&self, name: &str) -> bool {
@@ -124,11 +125,10 @@ impl LlamaHead {
     }
 }
 
-impl Module for LlamaHead {
-    /// `[.., hidden]` to `[.., vocabulary]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl LmHead for LlamaHead {
+    fn logits(&self, x: &Tensor) -> Result<Logits> {
         debug_assert_eq!(x.dim(D::Minus1)?, self.norm.weight().elem_count());
-        self.lm_head.forward(&self.norm.forward(x)?)
+        self.lm_head.logits(&self.norm.forward(x)?)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Every message is one line: where the fault is, what was expected, what was found. Text that comes from a file is
 //! quoted, escaped and cut, and no message ever carries an access token.
 
+#[cfg(feature = "hub")]
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Result of everything in this crate.
@@ -199,7 +201,7 @@ impl Error {
 
     /// A [`Error::Io`].
     #[cfg(feature = "hub")]
-    pub(crate) fn io(path: &std::path::Path, doing: &'static str, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path, doing: &'static str, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), doing, source }
     }
 }

@@ -5,7 +5,8 @@
 //! position (a language-model loss needs them), and every parameter is reached by the gradient.
 
 use candle_core::{IndexOp, Result, Tensor};
-use trimwick_nn::{CausalLm, DecoderBlock, Embedding, KvCache, Module, VarBuilder};
+use trimwick_nn::ops::Logits;
+use trimwick_nn::{CausalLm, DecoderBlock, Embedding, KvCache, LmHead, Module, VarBuilder};
 
 use crate::block::{LlamaBlock, LlamaHead, embedding, rotary};
 use crate::config::LlamaConfig;
@@ -97,6 +98,10 @@ impl CausalLm for Llama {
     }
 
     fn head(&self, x: &Tensor) -> Result<Tensor> {
-        self.head.forward(x)
+        self.head.logits(x)?.whole()
+    }
+
+    fn logits(&self, x: &Tensor) -> Result<Logits> {
+        self.head.logits(x)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result};
-use trimwick_nn::{LoadedBlock, LoadedEnd, ParamStore, Rotary, StreamedLm, TensorSource};
+use trimwick_nn::{LoadedBlock, LoadedEmbedding, LoadedHead, ParamStore, Rotary, StreamedLm, TensorSource};
 
 use crate::block::{LlamaBlock, LlamaHead, embedding, rotary};
 use crate::config::LlamaConfig;
@@ -72,20 +72,20 @@ impl StreamedLm for StreamedLlama {
         self.config.num_layers
     }
 
-    fn load_embedding(&self) -> Result<LoadedEnd> {
+    fn load_embedding(&self) -> Result<LoadedEmbedding> {
         let store = self.store(self.weights.clone());
-        let module = Box::new(embedding(&self.config, &store.var_builder())?);
-        Ok(LoadedEnd { store, module })
+        let embedding = embedding(&self.config, &store.var_builder())?;
+        Ok(LoadedEmbedding { store, embedding })
     }
 
     fn load_block(&self, index: usize) -> Result<LoadedBlock> {
         self.load_block_from(index, self.weights.clone())
     }
 
-    fn load_head(&self) -> Result<LoadedEnd> {
+    fn load_head(&self) -> Result<LoadedHead> {
         let store = self.store(self.weights.clone());
-        let module = Box::new(LlamaHead::alone(&self.config, &store.var_builder())?);
-        Ok(LoadedEnd { store, module })
+        let head = Box::new(LlamaHead::alone(&self.config, &store.var_builder())?);
+        Ok(LoadedHead { store, head })
     }
 }
 

@@ -156,6 +156,8 @@ fn offline(cache: &Path) -> HubOptions {
 fn a_model_is_fetched_at_one_commit_and_then_found_offline() {
     let cache = tempfile::tempdir().unwrap();
     let mut files = repository();
+    files.insert("masks.safetensors".into(), b"masks".to_vec());
+    files.insert("chat_template.jinja".into(), b"template".to_vec());
     files.insert("generation_config.json".into(), br#"{"eos_token_id": [2, 5]}"#.to_vec());
     let server = Server::start(files, Fault::None);
     let bytes = Arc::new(AtomicU64::new(0));
@@ -180,7 +182,12 @@ fn a_model_is_fetched_at_one_commit_and_then_found_offline() {
         assert!(matches!(request.method.as_str(), "HEAD" | "GET"), "{request:?}");
         let pinned = request.path.starts_with(&format!("/{ID}/resolve/{COMMIT}/"));
         assert!(pinned || request.path.ends_with("/config.json"), "{request:?}");
-        assert!(request.path.ends_with(".json") || request.path.ends_with(".safetensors"), "{request:?}");
+        let kinds = [".json", ".safetensors", ".jinja"];
+        assert!(kinds.iter().any(|kind| request.path.ends_with(kind)), "{request:?}");
+    }
+    for (file, bytes) in [("masks.safetensors", "masks"), ("chat_template.jinja", "template")] {
+        let path = fetched.path.as_ref().unwrap().join(file);
+        assert_eq!(std::fs::read_to_string(path).unwrap(), bytes, "{file} comes along");
     }
 
     let again = fetch(ID, offline(cache.path())).unwrap();

@@ -100,9 +100,9 @@ impl CausalAttention {
     fn project(&self, x: &Tensor, offset: usize) -> Result<(Tensor, Tensor, Tensor)> {
         let (b, t, _) = x.dims3()?;
         let AttentionConfig { heads, kv_heads, head_dim, .. } = self.config;
-        let mut q = self.q_proj.forward(x)?.reshape((b, t, heads, head_dim))?;
-        let mut k = self.k_proj.forward(x)?.reshape((b, t, kv_heads, head_dim))?;
-        let v = self.v_proj.forward(x)?.reshape((b, t, kv_heads, head_dim))?;
+        let mut q = ops::reshape(&self.q_proj.forward(x)?, (b, t, heads, head_dim))?;
+        let mut k = ops::reshape(&self.k_proj.forward(x)?, (b, t, kv_heads, head_dim))?;
+        let v = ops::reshape(&self.v_proj.forward(x)?, (b, t, kv_heads, head_dim))?;
         if let (Some(qn), Some(kn)) = (&self.q_norm, &self.k_norm) {
             (q, k) = (qn.forward(&q)?, kn.forward(&k)?);
         }
@@ -113,7 +113,7 @@ impl CausalAttention {
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (b, t, h, d) = q.dims4()?;
         let out = ops::attention(q, k, v, 1. / (d as f64).sqrt(), self.config.window)?;
-        self.o_proj.forward(&out.reshape((b, t, h * d))?)
+        self.o_proj.forward(&ops::reshape(&out, (b, t, h * d))?)
     }
 }
 

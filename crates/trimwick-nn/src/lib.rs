@@ -1,6 +1,6 @@
 //! Candle layers that carry masks and fake-quantizers, every one of them differentiable.
 //!
-//! The crate has four ideas:
+//! The crate has five ideas:
 //!
 //! * A [`ParamStore`] owns the parameters, ordered by name, each trainable, frozen or a buffer. Tied weights are
 //!   one entry. It can start from random values keyed by a seed, or from a [`TensorSource`].
@@ -12,6 +12,8 @@
 //! * Every operation in [`ops`] has a backward. Candle's fused `rms_norm`, `softmax_last_dim`, `rope` and `sdpa`
 //!   end the autograd graph without an error, and a model that uses them trains its head alone while the loss
 //!   still falls.
+//! * Between these operations gradients do not go through candle's gradient store, which copies each of them; a
+//!   [`GradientSink`] sums those of parameters where they are made.
 //!
 //! The crate reads model files through `trimwick-formats` (the floor below), so that no untrusted byte is parsed
 //! by candle.
@@ -25,6 +27,7 @@ mod conv;
 mod dropout;
 mod embedding;
 mod error;
+mod grad;
 mod kv;
 mod layer;
 mod linear;
@@ -49,6 +52,7 @@ pub use conv::{Conv2d, conv2d, conv2d_no_bias};
 pub use dropout::{Dropout, dropout};
 pub use embedding::{Embedding, embedding, embedding_init};
 pub use error::{Error, Result};
+pub use grad::GradientSink;
 pub use kv::KvSlot;
 pub use layer::{Capture, CaptureGuard, Layer, LayerKind, Layers};
 pub use linear::{Linear, linear, linear_b, linear_init, linear_no_bias};
@@ -61,5 +65,5 @@ pub use reparam::{Chain, Reparam, Slot};
 pub use rotary::{RopeScaling, Rotary, inverse_frequencies};
 pub use source::{FolderSource, TensorSource};
 pub use store::ParamStore;
-pub use stream::{DecoderBlock, LoadedBlock, LoadedEnd, StreamedLm};
+pub use stream::{DecoderBlock, LmHead, LoadedBlock, LoadedEmbedding, LoadedHead, StreamedLm};
 pub use wrap::{Wrap, wrap};

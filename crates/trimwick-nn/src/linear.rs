@@ -6,7 +6,8 @@ use candle_nn::{Init, Module};
 use crate::builder::VarBuilder;
 use crate::embedding::Embedding;
 use crate::layer::{Layer, LayerKind};
-use crate::ops;
+use crate::ops::{self, Logits};
+use crate::param::Param;
 
 /// A linear layer: x `[.., in]`, weight `[out, in]`, bias `[out]`, y `[.., out]`.
 #[derive(Clone, Debug)]
@@ -28,19 +29,31 @@ impl Linear {
     pub fn tied(embedding: &Embedding) -> Self {
         Self { layer: embedding.layer().clone() }
     }
+
+    /// The output as a product that has not been made yet; with a bias, the output.
+    ///
+    /// # Errors
+    /// Those of a forward.
+    pub fn logits(&self, x: &Tensor) -> Result<Logits> {
+        match self.layer.bias() {
+            Some(_) => Ok(Logits::Whole(self.forward(x)?)),
+            None => Ok(Logits::Product { hidden: self.see(x)?, weight: self.layer.effective_weight()? }),
+        }
+    }
+
+    fn see(&self, x: &Tensor) -> Result<Tensor> {
+        match self.layer.kind() {
+            // Tied: what the layer does with its inputs is about token ids.
+            LayerKind::Embedding => Ok(x.clone()),
+            _ => self.layer.see(x),
+        }
+    }
 }
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = match self.layer.kind() {
-            LayerKind::Embedding => x.clone(),
-            _ => self.layer.see(x)?,
-        };
-        let y = ops::linear(&x, &self.layer.effective_weight()?)?;
-        match self.layer.bias() {
-            Some(bias) => y.broadcast_add(&bias.tensor()),
-            None => Ok(y),
-        }
+        let bias = self.layer.bias().map(Param::tensor);
+        ops::linear_with_bias(&self.see(x)?, &self.layer.effective_weight()?, bias.as_ref())
     }
 }
 

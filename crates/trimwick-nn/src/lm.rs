@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::ops::Logits;
+
 /// A causal language model as a stack of blocks: algorithms that go block after block, and losses that look at
 /// every position, need no more than this.
 pub trait CausalLm: Send + Sync {
@@ -34,6 +36,15 @@ pub trait CausalLm: Send + Sync {
     /// # Errors
     /// Tensor operations.
     fn head(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// What [`CausalLm::head`] gives, or two factors of it: a loss can do without the logits of all tokens at once
+    /// ([`crate::ops::head_loss`]).
+    ///
+    /// # Errors
+    /// Tensor operations.
+    fn logits(&self, x: &Tensor) -> Result<Logits> {
+        Ok(Logits::Whole(self.head(x)?))
+    }
 
     /// Logits of every position: `[b, t]` to `[b, t, vocabulary]`.
     ///

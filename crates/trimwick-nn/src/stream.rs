@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use candle_nn::Module;
 
+use crate::embedding::Embedding;
 use crate::kv::KvSlot;
 use crate::layer::Layers;
+use crate::ops::Logits;
 use crate::param::Param;
 use crate::store::ParamStore;
 
@@ -80,13 +81,29 @@ impl std::fmt::Debug for LoadedBlock {
     }
 }
 
-/// What stands before the blocks or behind them, with a store of its own.
-pub struct LoadedEnd {
+/// What stands before the blocks, with a store of its own.
+pub struct LoadedEmbedding {
     /// The store.
     pub store: ParamStore,
-    /// The embedding, ids `[b, t]` (u32) to `[b, t, hidden]`; or the head, `[.., hidden]` to logits
-    /// `[.., vocabulary]`.
-    pub module: Box<dyn Module + Send + Sync>,
+    /// Token ids `[b, t]` (u32) to `[b, t, hidden]`.
+    pub embedding: Embedding,
+}
+
+/// What turns the output of the last block into logits.
+pub trait LmHead: Send + Sync {
+    /// x `[.., hidden]` to logits `[.., vocabulary]`, or to two factors of them.
+    ///
+    /// # Errors
+    /// Tensor operations.
+    fn logits(&self, x: &Tensor) -> Result<Logits>;
+}
+
+/// What stands behind the blocks, with a store of its own.
+pub struct LoadedHead {
+    /// The store.
+    pub store: ParamStore,
+    /// The head.
+    pub head: Box<dyn LmHead>,
 }
 
 /// A causal language model of which one piece at a time is in memory. What is loaded is computed as in the
@@ -105,7 +122,7 @@ pub trait StreamedLm: Send + Sync {
     ///
     /// # Errors
     /// Weights that cannot be read, by name.
-    fn load_embedding(&self) -> Result<LoadedEnd>;
+    fn load_embedding(&self) -> Result<LoadedEmbedding>;
 
     /// Reads block `index`.
     ///
@@ -117,5 +134,5 @@ pub trait StreamedLm: Send + Sync {
     ///
     /// # Errors
     /// Weights that cannot be read, by name.
-    fn load_head(&self) -> Result<LoadedEnd>;
+    fn load_head(&self) -> Result<LoadedHead>;
 }

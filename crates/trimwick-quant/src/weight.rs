@@ -112,6 +112,16 @@ impl WeightQuant {
         if self.policy == ScalePolicy::Dynamic {
             return self.scales_of(&values).map(drop);
         }
+        let stands = matches!(self.policy, ScalePolicy::Frozen | ScalePolicy::Learned);
+        if stands && !values.is_empty() && values.iter().all(|&v| v == 0.) {
+            // The scale would be 1, where no step of training is ever rounded away from zero.
+            return Err(Error::Layer {
+                layer: self.place.path().into(),
+                spec: self.spec.to_string(),
+                problem: "all weights are zero, so that a frozen or learned scale has nothing to start from; \
+                          take dynamic or ema scales, or leave the layer out",
+            });
+        }
         let mut state = self.write();
         let (scales, global) = self.find(&values, state.shared)?;
         self.save_global(&mut state, global)?;

@@ -44,6 +44,7 @@ mod resolve;
 mod rules;
 pub mod run;
 mod shapes;
+mod trainable;
 
 pub use checked::blockwise::{BlockInputs, BlockParts, BlockwiseSpec};
 pub use checked::calibration::CalibrationSpec;

@@ -15,6 +15,7 @@ use crate::error::{Fault, FaultKind, Faults};
 use crate::raw::nearest_of;
 use crate::recipe::Recipe;
 use crate::rules::{GroupRule, LayerRule, LayerRules, PruneRule, QuantizeRule, template};
+use crate::trainable::trainable;
 
 /// What a layer is, as far as rules tell layers apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +66,7 @@ impl LayerShape {
         self.shape.get(1).copied().unwrap_or(0)
     }
 
-    fn parameters(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = String> {
         let bias = self.bias.then(|| format!("{}.bias", self.path));
         std::iter::once(format!("{}.weight", self.path)).chain(bias)
     }
@@ -95,7 +96,10 @@ impl Recipe {
             check.lora(spec);
         }
         let groups = match &self.train {
-            Some(spec) => check.groups(spec),
+            Some(spec) => {
+                let names = trainable(self, layers, &quant);
+                check.groups(spec, &names)
+            }
             None => vec![None; layers.len()],
         };
         Faults::check(check.faults)?;
@@ -315,7 +319,8 @@ impl Check<'_> {
         }
     }
 
-    fn groups(&mut self, spec: &TrainSpec) -> Vec<Option<GroupRule>> {
+    /// `names` are those of the parameters that train, layer by layer.
+    fn groups(&mut self, spec: &TrainSpec, names: &[Vec<String>]) -> Vec<Option<GroupRule>> {
         let layers = self.layers;
         let mut rules = vec![None; layers.len()];
         let mut holders: BTreeMap<String, usize> = BTreeMap::new();
@@ -323,8 +328,8 @@ impl Check<'_> {
             let key = format!("train.groups.{index}.pattern");
             let Some(matcher) = self.matcher(&key, &group.pattern) else { continue };
             let mut any = false;
-            for (rule, layer) in rules.iter_mut().zip(layers) {
-                for parameter in layer.parameters().filter(|name| matcher.is_match(name)) {
+            for (rule, names) in rules.iter_mut().zip(names) {
+                for parameter in names.iter().filter(|name| matcher.is_match(name)) {
                     any = true;
                     if parameter.ends_with(".weight") {
                         *rule = Some(GroupRule {
@@ -333,13 +338,12 @@ impl Check<'_> {
                             weight_decay: group.weight_decay,
                         });
                     }
-                    holders.insert(parameter, index);
+                    holders.insert(parameter.clone(), index);
                 }
             }
             if !any {
-                let names = layers.iter().flat_map(LayerShape::parameters);
-                let nearest = nearest_names(&group.pattern, names);
-                let (expected, pattern) = ("a parameter".to_string(), group.pattern.clone());
+                let nearest = nearest_names(&group.pattern, names.iter().flatten().cloned());
+                let (expected, pattern) = ("a parameter that trains".to_string(), group.pattern.clone());
                 self.fault(&key, FaultKind::NoLayer { expected, pattern, nearest });
             }
         }

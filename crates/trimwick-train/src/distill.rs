@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use trimwick_nn::{CausalLm, ops};
 
 use crate::data::Batch;
-use crate::evaluate::infer_with;
+use crate::evaluate::infer_blocks;
 use crate::{Error, Result};
 
 /// A target that is not scored; no vocabulary is that large.
@@ -104,20 +104,19 @@ pub struct Loss {
 /// # Errors
 /// Ids that a model does not take, vocabularies that differ.
 pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation<'_>>) -> Result<Loss> {
-    let Some(distill) = distill else {
-        let logits = student.forward(&batch.inputs)?.flatten_to(1)?;
-        let total = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
-        let value = scalar(&total)?;
-        return Ok(Loss { value, cross_entropy: value, divergence: None, features: None, total });
-    };
-    let DistillConfig { weight, temperature, features } = distill.config;
     // The teacher goes first: what it needs has been given back before the student's graph is built.
     let mut theirs = Vec::new();
-    let teacher = infer_with(distill.teacher, &batch.inputs, |x| {
-        if features > 0. {
-            theirs.push(x.clone());
+    let teacher = match distill {
+        None => None,
+        Some(distill) => {
+            let hidden = infer_blocks(distill.teacher, &batch.inputs, |x| {
+                if distill.config.features > 0. {
+                    theirs.push(x.clone());
+                }
+            })?;
+            Some((distill.teacher.logits(&hidden)?.detach(), distill.config))
         }
-    })?;
+    };
     let mut errors = Vec::with_capacity(theirs.len());
     let mut x = student.embed(&batch.inputs)?;
     for index in 0..student.blocks() {
@@ -127,24 +126,28 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
         }
     }
     drop(theirs);
-    let logits = student.head(&x)?.flatten_to(1)?;
-    let cross_entropy = ops::cross_entropy(&logits, &batch.targets, IGNORE)?;
-    let kl = ops::kl_divergence(&logits, &teacher.flatten_to(1)?, temperature)?;
-    // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
-    let mut total = ((&cross_entropy * (1. - weight))? + (&kl * (weight * temperature * temperature))?)?;
-    let mut error = None;
-    if !errors.is_empty() {
+    let teacher = teacher.as_ref().map(|(logits, config)| {
+        let DistillConfig { weight, temperature, features: _ } = *config;
+        ops::Teacher { logits, weight, temperature }
+    });
+    let head = ops::head_loss(&student.logits(&x)?, &batch.targets, IGNORE, teacher)?;
+    let mut loss = Loss {
+        total: head.total,
+        value: head.value,
+        cross_entropy: head.cross_entropy,
+        divergence: head.divergence,
+        features: None,
+    };
+    if let Some(distill) = distill
+        && !errors.is_empty()
+    {
         let mean = Tensor::stack(&errors, 0)?.mean_all()?;
-        total = (total + (&mean * features)?)?;
-        error = Some(scalar(&mean)?);
+        let (error, factor) = (scalar(&mean)?, distill.config.features);
+        loss.total = (loss.total + (mean * factor)?)?;
+        loss.value += error * factor;
+        loss.features = Some(error);
     }
-    Ok(Loss {
-        value: scalar(&total)?,
-        cross_entropy: scalar(&cross_entropy)?,
-        divergence: Some(scalar(&kl)?),
-        features: error,
-        total,
-    })
+    Ok(loss)
 }
 
 /// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.

@@ -1,6 +1,6 @@
 //! Loss and perplexity of a language model on windows of text.
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use candle_core::{Device, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 use trimwick_nn::{CausalLm, ops};
 
@@ -82,16 +82,16 @@ pub fn evaluate_until(
             return Ok(None);
         }
         let batch = Batch::new(&[window], device)?;
-        let logits = infer(model, &batch.inputs)?.flatten_to(1)?;
-        let each = ops::cross_entropy_each(&logits, &batch.targets, IGNORE)?;
-        let loss: f64 = each.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum();
+        let x = infer_blocks(model, &batch.inputs, |_| {})?;
+        let head = ops::head_loss(&model.logits(&x)?.detach(), &batch.targets, IGNORE, None)?;
+        let loss = head.cross_entropy * batch.targets.len() as f64;
         if !loss.is_finite() {
             return Err(Error::Broken { window: i, value: loss });
         }
         sum += loss;
         tokens += window.len();
         scored += batch.targets.len();
-        window_losses.push(loss / batch.targets.len() as f64);
+        window_losses.push(head.cross_entropy);
         progress(i + 1, total, sum / scored as f64);
     }
     let loss = sum / scored as f64;
@@ -106,11 +106,11 @@ pub fn evaluate_until(
 /// # Errors
 /// Ids outside the vocabulary.
 pub fn infer(model: &dyn CausalLm, ids: &Tensor) -> CandleResult<Tensor> {
-    infer_with(model, ids, |_| {})
+    Ok(model.head(&infer_blocks(model, ids, |_| {})?)?.detach())
 }
 
-/// [`infer`] that shows the output of every block, `[b, t, hidden]`.
-pub(crate) fn infer_with(
+/// The output of the last block, outside of any autograd graph. Shows the output of every block, `[b, t, hidden]`.
+pub(crate) fn infer_blocks(
     model: &dyn CausalLm,
     ids: &Tensor,
     mut see: impl FnMut(&Tensor),
@@ -120,7 +120,7 @@ pub(crate) fn infer_with(
         x = model.block(index, &x)?.detach();
         see(&x);
     }
-    Ok(model.head(&x)?.detach())
+    Ok(x)
 }
 
 pub(crate) fn check_context(model: &dyn CausalLm, context: usize) -> Result<()> {

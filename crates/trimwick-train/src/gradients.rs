@@ -1,58 +1,21 @@
 //! Gradients of several micro-batches, summed in place, and what is asked of them before they reach a weight.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
-use rayon::prelude::*;
 use trimwick_kernels as kernels;
-use trimwick_nn::{Param, ops};
+use trimwick_nn::{GradientSink, Param, Role, ops};
 
 use crate::host;
 use crate::{Error, Result};
 
-/// Elements one task adds.
-const CHUNK: usize = 16 * 1024;
-
-/// The sum of a parameter's gradients.
-enum Sum {
-    /// The gradient of one micro-batch as candle made it. It may share its storage, so it is never written to.
-    One(Tensor),
-    /// The sum of several, in storage of its own.
-    Own(Tensor),
-}
-
-impl Sum {
-    fn tensor(&self) -> &Tensor {
-        match self {
-            Self::One(t) | Self::Own(t) => t,
-        }
-    }
-
-    fn add(self, g: Tensor) -> Result<Self> {
-        match self {
-            Self::Own(sum) if host::fused(&sum) => {
-                ops::with_slices::<f32, _, 1>([&g], |[g]| {
-                    host::update(&sum, |sum| {
-                        sum.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).for_each(|(sum, g)| {
-                            sum.iter_mut().zip(g).for_each(|(s, g)| *s += g);
-                        });
-                        Ok(())
-                    })
-                })?;
-                Ok(Self::Own(sum))
-            }
-            Self::One(sum) | Self::Own(sum) => Ok(Self::Own((sum + g)?)),
-        }
-    }
-}
-
 /// Accumulates the gradients of the trainable parameters over micro-batches of equal size; what an optimizer
 /// takes is their mean, times the factor of [`Gradients::clip`].
 pub struct Gradients {
+    /// Sorted by name.
     params: Vec<Param>,
-    sums: BTreeMap<String, Sum>,
+    sink: GradientSink,
     batches: u32,
     clip: f64,
     norm: Cell<Option<f64>>,
@@ -61,38 +24,57 @@ pub struct Gradients {
 impl Gradients {
     /// An empty sum for `params`, of which the frozen ones are left out.
     pub fn new(params: &[Param]) -> Self {
-        let params = params.iter().filter(|p| p.role() == trimwick_nn::Role::Trainable).cloned().collect();
-        Self { params, sums: BTreeMap::new(), batches: 0, clip: 1., norm: Cell::new(None) }
+        let mut new = Self {
+            params: Vec::new(),
+            sink: GradientSink::default(),
+            batches: 0,
+            clip: 1.,
+            norm: Cell::new(None),
+        };
+        new.reset(params);
+        new
     }
 
-    /// Adds the gradients of one micro-batch. Drop the loss before: it holds every activation of the forward pass.
+    /// Empties the sums, which are of `params` from here on. The memory of those that were there before is used again:
+    /// a tensor that [`Gradients::get`] has given changes its values.
+    pub fn reset(&mut self, params: &[Param]) {
+        self.params = params.iter().filter(|p| p.role() == Role::Trainable).cloned().collect();
+        self.params.sort_by(|a, b| a.name().cmp(b.name()));
+        self.sink.reset(&self.params);
+        self.batches = 0;
+        self.changed();
+    }
+
+    /// Runs the backward of one micro-batch's loss and adds its gradients, in the layers of `trimwick-nn` where they
+    /// are made. It can be run once for a loss.
+    ///
+    /// # Errors
+    /// [`Error::MissingGradient`] when a trainable parameter has none; the sums are of no use then.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        self.sink.backward(loss)?;
+        let missing = self.params.iter().filter(|p| !self.sink.reached(p));
+        refuse_missing(missing)?;
+        self.batches += 1;
+        self.changed();
+        Ok(())
+    }
+
+    /// Adds the gradients of one micro-batch from candle's own backward. Drop the loss before: it holds every activation
+    /// of the forward pass.
     ///
     /// # Errors
     /// [`Error::MissingGradient`] when a trainable parameter has none; nothing has been added then.
-    pub fn accumulate(&mut self, mut grads: GradStore) -> Result<()> {
-        let missing: Vec<String> = self
-            .params
-            .iter()
-            .filter(|p| grads.get(&p.var()).is_none())
-            .map(|p| p.name().to_string())
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::MissingGradient { names: missing });
-        }
-        for param in &self.params {
-            // Taken out and detached: a gradient that is kept by reference may keep a graph alive.
-            let Some(grad) = grads.remove(&param.var()) else { continue };
-            let grad = grad.detach();
-            let sum = match self.sums.remove(param.name()) {
-                Some(sum) => sum.add(grad)?,
-                None => Sum::One(grad),
-            };
-            self.sums.insert(param.name().to_string(), sum);
-        }
+    pub fn accumulate(&mut self, grads: GradStore) -> Result<()> {
+        refuse_missing(self.params.iter().filter(|p| grads.get(&p.var()).is_none()))?;
+        self.sink.absorb(grads)?;
         self.batches += 1;
+        self.changed();
+        Ok(())
+    }
+
+    fn changed(&mut self) {
         self.clip = 1.;
         self.norm.set(None);
-        Ok(())
     }
 
     /// The Euclidean norm of the mean gradient over all parameters, added up in the order of their names.
@@ -104,11 +86,13 @@ impl Gradients {
             return Ok(norm);
         }
         let mut total = 0.;
-        for (name, sum) in &self.sums {
-            let squares = sum_squares(sum.tensor())?;
+        for param in &self.params {
+            let Some(sum) = self.sink.get(param) else { continue };
+            let squares = sum_squares(sum)?;
             // Squares of finite f32 cannot overflow an f64, so this finds every NaN and infinity.
             if !squares.is_finite() {
-                return Err(Error::NonFinite { what: format!("the gradient of {name}"), value: squares });
+                let what = format!("the gradient of {}", param.name());
+                return Err(Error::NonFinite { what, value: squares });
             }
             total += squares;
         }
@@ -135,13 +119,19 @@ impl Gradients {
 
     /// The sum of one parameter's gradients, before [`Gradients::scale`].
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.sums.get(name).map(Sum::tensor)
+        let index = self.params.binary_search_by(|p| p.name().cmp(name)).ok()?;
+        self.sink.get(&self.params[index])
     }
 
     /// Number of micro-batches in the sum.
     pub fn batches(&self) -> u32 {
         self.batches
     }
+}
+
+fn refuse_missing<'a>(missing: impl Iterator<Item = &'a Param>) -> Result<()> {
+    let names: Vec<String> = missing.map(|p| p.name().to_string()).collect();
+    if names.is_empty() { Ok(()) } else { Err(Error::MissingGradient { names }) }
 }
 
 fn sum_squares(t: &Tensor) -> Result<f64> {

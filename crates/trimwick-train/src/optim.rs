@@ -230,24 +230,20 @@ impl Entry {
     fn step_fused(&self, grad: &Tensor, h: &kernels::AdamW) -> Result<()> {
         let var = self.param.var();
         let (w, m, v) = (var.as_tensor(), &self.m, &self.v);
+        let keep = self.param.keep();
         ops::with_slices::<f32, _, 1>([grad], |[g]| {
             host::update(w, |w| {
                 host::update(m, |m| {
                     host::update(v, |v| {
-                        kernels::adamw(w, g, m, v, h);
+                        match &keep {
+                            Some(keep) => kernels::adamw_masked(w, g, m, v, h, keep),
+                            None => kernels::adamw(w, g, m, v, h),
+                        }
                         Ok(())
                     })
                 })
             })
         })?;
-        if let Some(bits) = self.param.keep() {
-            for t in [w, m, v] {
-                host::update(t, |x| {
-                    kernels::apply_mask_inplace(x, &bits);
-                    Ok(())
-                })?;
-            }
-        }
         Ok(())
     }
 

@@ -148,6 +148,8 @@ impl Trainer<'_> {
         let plan = self.plan()?;
         let (mut at, mut metrics) = self.start(&plan)?;
         let mut saved = at.step;
+        // One for all steps: its memory is used again.
+        let mut gradients = Gradients::new(&[]);
         while at.step < self.config.steps {
             if self.stop.load(Ordering::Relaxed) {
                 if saved < at.step {
@@ -155,7 +157,7 @@ impl Trainer<'_> {
                 }
                 return Ok(Outcome::Stopped { step: at.step });
             }
-            self.step(&mut at, &mut metrics)?;
+            self.step(&mut at, &mut metrics, &mut gradients)?;
             self.validate(&mut at, &mut metrics)?;
             let every = self.config.save_every;
             if at.step == self.config.steps || (every > 0 && at.step.is_multiple_of(every)) {
@@ -167,19 +169,18 @@ impl Trainer<'_> {
     }
 
     /// One optimizer step.
-    fn step(&mut self, at: &mut Position, metrics: &mut Metrics) -> Result<()> {
+    fn step(&mut self, at: &mut Position, metrics: &mut Metrics, gradients: &mut Gradients) -> Result<()> {
         let begun = Instant::now();
         let step = at.step + 1;
         self.each_hook(step, |hook| hook.before_step(step))?;
 
-        let (mut gradients, mean) = self.accumulate(at)?;
+        let mean = self.accumulate(at, gradients)?;
         let grad_norm = match self.config.clip {
             Some(max) => gradients.clip(max)?,
             None => gradients.norm()?,
         };
         let lr = self.schedule.rate(at.step);
-        self.optimizer.step(&gradients, lr)?;
-        drop(gradients);
+        self.optimizer.step(gradients, lr)?;
 
         self.each_hook(step, |hook| hook.after_step(step))?;
         let step_tokens = (self.config.accumulate * self.config.batch * self.windows.context()) as u64;
@@ -205,10 +206,10 @@ impl Trainer<'_> {
     }
 
     /// Forward and backward of a step's micro-batches.
-    fn accumulate(&self, at: &mut Position) -> Result<(Gradients, Mean)> {
+    fn accumulate(&self, at: &mut Position, gradients: &mut Gradients) -> Result<Mean> {
         let clock = self.store.clock();
         let _training = Training::on(clock);
-        let mut gradients = Gradients::new(&self.store.trainable());
+        gradients.reset(&self.store.trainable());
         let mut mean = Mean::default();
         for _ in 0..self.config.accumulate {
             clock.set_step(at.micro_step);
@@ -220,13 +221,10 @@ impl Trainer<'_> {
                 return Err(Error::NonFinite { what, value: loss.value });
             }
             mean.add(&loss, self.config.accumulate);
-            let grads = loss.total.backward()?;
-            // With the loss go the graph and every activation, before gradients are added up.
-            drop(loss);
-            gradients.accumulate(grads)?;
+            gradients.backward(&loss.total)?;
             at.micro_step += 1;
         }
-        Ok((gradients, mean))
+        Ok(mean)
     }
 
     fn each_hook(

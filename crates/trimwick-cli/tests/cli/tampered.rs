@@ -136,6 +136,8 @@ fn a_pruned_model_keeps_its_masks_through_another_run() {
 
     for broken in [
         held[..held.len() - 1].to_vec(),
+        // Not one mask left: the weights were written with those of 14 layers.
+        safetensors("", &[]),
         safetensors("", &[("model.layers.0.self_attn.q_proj.weight_mask", &[2], &[1.0; 2])]),
         safetensors("", &[("model.layers.9.self_attn.q_proj.weight_mask", &[2], &[1.0; 2])]),
     ] {
@@ -143,6 +145,9 @@ fn a_pruned_model_keeps_its_masks_through_another_run() {
         assert!(refused(dir.path(), &args).contains("masks.safetensors: "));
         assert!(!dir.path().join("runs/tune").exists());
     }
+    fs::remove_file(&masks).unwrap();
+    let last = refused(dir.path(), &args);
+    assert!(last.contains("expected the masks of 14 layers") && last.contains("found 0"), "{last}");
     fs::write(&masks, &held).unwrap();
     let (code, _, stderr) = ran(dir.path(), &args);
     assert_eq!(code, 0, "{stderr}");
@@ -227,6 +232,7 @@ fn a_value_that_the_written_type_cannot_hold_is_named_and_nothing_is_left() {
         last.contains(": element ") && last.contains("is infinite as float16; write export.dtype"),
         "{last}"
     );
+    assert!(!stderr.contains("training"), "it is known before hours of training: {stderr}");
     let run = dir.path().join("runs/r");
     assert!(!run.join("model").exists() && !run.join("model.tmp").exists());
 }

@@ -254,6 +254,26 @@ fn what_cannot_be_done_is_told_before_anything_is_written() {
     assert!(fs::read(&output).unwrap() == was);
     assert!(quantize(&input, &output, &QuantizeOptions { replace: true, ..options("int8") }).is_ok());
 
+    // Nor is anything that is no plain file, or that was read, even when asked for.
+    let force = QuantizeOptions { replace: true, ..options("int8") };
+    #[cfg(unix)]
+    {
+        let (link, socket) = (at("link"), at("socket"));
+        std::os::unix::fs::symlink(at("nowhere"), &link).unwrap();
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for taken in [link, socket] {
+            let refused = quantize(&input, &taken, &force);
+            assert!(matches!(refused, Err(Error::Occupied { forcible: false, .. })), "{}", taken.display());
+            assert!(!fs::symlink_metadata(&taken).unwrap().is_file(), "{}", taken.display());
+        }
+    }
+    let index = at("model.safetensors.index.json");
+    save(&at("one.safetensors"), &[("w", Dtype::F32, &[2, 32], &[0.5; 64])], &[]);
+    let map = r#"{"weight_map": {"w": "one.safetensors"}}"#;
+    fs::write(&index, map).unwrap();
+    assert!(matches!(quantize(&index, &index, &force), Err(Error::Occupied { forcible: false, .. })));
+    assert_eq!(fs::read_to_string(&index).unwrap(), map);
+
     // Codes are not quantized again.
     let error = quantize(&output, &at("again"), &options("int4-g32")).unwrap_err().to_string();
     assert!(

@@ -1,6 +1,9 @@
 //! Losses: central differences, large vocabularies, ignored tokens and extreme logits.
 
-use trimwick_kernels::{cross_entropy, cross_entropy_backward, kl_divergence, kl_divergence_backward};
+use trimwick_kernels::{
+    LossMix, cross_entropy, cross_entropy_backward, kl_divergence, kl_divergence_backward, token_losses,
+    token_losses_gradient,
+};
 
 use crate::support::{assert_close, check_gradient, dot, normal, unwritten};
 
@@ -141,4 +144,51 @@ fn no_tokens_no_loss() {
     cross_entropy_backward::<f32>(&[], &[], IGNORE, &[], &mut []);
     kl_divergence::<f32>(&[], &[], 1.0, &mut []);
     kl_divergence_backward::<f32>(&[], &[], 1.0, &[], &mut []);
+}
+
+#[test]
+fn both_losses_at_once_are_those_of_each_and_their_gradient_is_in_place() {
+    for (n, v, temperature, w) in [(1, 2, 1.0, 0.5), (3, 5, 2.0, 0.3), (4, 17, 0.5, 1.0), (2, 5000, 1.0, 0.7)]
+    {
+        let (x, teacher) = (logits("s", n * v, 2.0), logits("t", n * v, 2.0));
+        let targets: Vec<u32> = (0..n).map(|i| if i == 1 { IGNORE } else { (i * 7 % v) as u32 }).collect();
+        let mix = LossMix { cross_entropy: 1.0 - w, divergence: 3.0 * w, temperature, ignore: IGNORE };
+        for teacher in [None, Some(&teacher[..])] {
+            let case = format!("{n}×{v} T {temperature}, teacher: {}", teacher.is_some());
+            let (mut ce, mut kl) = (unwritten::<f64>(n), unwritten::<f64>(n));
+            token_losses(&x, teacher, &targets, &mix, &mut ce, &mut kl);
+            let mut want = unwritten(n);
+            cross_entropy(&x, &targets, IGNORE, &mut want);
+            assert_close(&case, &ce, &want, 1e-13);
+            match teacher {
+                Some(teacher) => kl_divergence(&x, teacher, temperature, &mut want),
+                None => want.fill(0.0),
+            }
+            assert_close(&case, &kl, &want, 1e-13);
+
+            let (mut grad, mut ce2, mut kl2) = (x.clone(), unwritten::<f64>(n), unwritten::<f64>(n));
+            token_losses_gradient(&mut grad, teacher, &targets, &mix, &mut ce2, &mut kl2);
+            assert_eq!((&ce2, &kl2), (&ce, &kl), "{case}");
+            if v > 1000 || (w == 1.0 && teacher.is_none()) {
+                continue;
+            }
+            check_gradient(&case, &x, &grad, |x| {
+                let (mut ce, mut kl) = (unwritten::<f64>(n), unwritten::<f64>(n));
+                token_losses(x, teacher, &targets, &mix, &mut ce, &mut kl);
+                ce.iter().zip(&kl).map(|(ce, kl)| mix.cross_entropy * ce + mix.divergence * kl).sum()
+            });
+        }
+    }
+}
+
+#[test]
+fn forbidden_tokens_and_a_token_that_is_ignored_by_the_text_alone() {
+    let mix = LossMix { cross_entropy: 1.0, divergence: 1.0, temperature: 2.0, ignore: IGNORE };
+    let inf = f64::NEG_INFINITY;
+    let (mut x, t) = ([1.0, inf, 0.5, 0.0, 1.0, 2.0], [0.5, inf, 0.5, 0.0, inf, 2.0]);
+    let (mut ce, mut kl) = ([0.0; 2], [0.0; 2]);
+    token_losses_gradient(&mut x, Some(&t), &[0, IGNORE], &mix, &mut ce, &mut kl);
+    assert!(x.iter().all(|d| d.is_finite()) && x[1] == 0.0, "{x:?}");
+    assert!(ce[0] > 0.0 && ce[1] == 0.0 && kl[0] > 0.0 && kl[1] > 0.0, "{ce:?} {kl:?}");
+    token_losses_gradient::<f64>(&mut [], None, &[], &mix, &mut [], &mut []);
 }

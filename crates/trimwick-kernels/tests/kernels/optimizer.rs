@@ -1,8 +1,8 @@
 //! AdamW against its formula in f64, and the reductions of the training loop.
 
-use trimwick_kernels::{AdamW, adamw, all_finite, sum_squares};
+use trimwick_kernels::{AdamW, adamw, adamw_masked, all_finite, apply_mask_inplace, bits_len, sum_squares};
 
-use crate::support::{assert_close, normal};
+use crate::support::{assert_close, bits, normal};
 
 #[test]
 fn adamw_follows_the_formula_in_f64() {
@@ -37,6 +37,25 @@ fn without_a_gradient_only_decay_moves_a_weight() {
     adamw(&mut w, &[0.0; 3], &mut m, &mut v, &h);
     assert_eq!((w[0], m, v), (1.9, [0.0; 3], [0.0; 3]));
     assert_eq!(w[2].to_bits(), 0, "a pruned weight stays +0.0");
+}
+
+#[test]
+fn a_masked_step_is_a_step_and_then_the_mask() {
+    for n in [3, 16_384, 40_003] {
+        let (w, g) = (normal::<f32>("w", n), normal::<f32>("g", n));
+        let keep: Vec<u8> = (0..bits_len(n)).map(|i| (i * 91 + 13) as u8).collect();
+        let h = AdamW { step: 2, ..AdamW::default() };
+        let mut want = [w.clone(), g.clone(), g.iter().map(|g| g * g).collect()];
+        let mut got = want.clone();
+        let [w, m, v] = &mut want;
+        adamw(w, &g, m, v, &h);
+        for x in [&mut *w, m, v] {
+            apply_mask_inplace(x, &keep);
+        }
+        let [w, m, v] = &mut got;
+        adamw_masked(w, &g, m, v, &h, &keep);
+        assert_eq!(got.map(|x| bits(&x)), want.map(|x| bits(&x)), "{n} elements");
+    }
 }
 
 #[test]

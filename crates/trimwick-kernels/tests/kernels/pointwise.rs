@@ -1,6 +1,9 @@
 //! SwiGLU, rotary embedding, dropout and table look-ups.
 
-use trimwick_kernels::{Rng, dropout, embedding, embedding_backward, rope, swiglu, swiglu_backward};
+use trimwick_kernels::{
+    Rng, add, add_assign, add_row, dropout, embedding, embedding_backward, rope, scale_into, sum_rows,
+    swiglu, swiglu_backward, zeros,
+};
 
 use crate::support::{assert_close, bits, check_gradient, dot, normal, unwritten};
 
@@ -144,13 +147,47 @@ fn embedding_and_its_gradient() {
         assert_eq!(row, &weight[id as usize * d..][..d]);
     }
     let mut dweight = unwritten(v * d);
-    embedding_backward(&ids, &g, &mut dweight, d);
+    embedding_backward(&ids, &g, &mut dweight, d, false);
     check_gradient("embedding", &weight, &dweight, |weight| {
         let mut out = unwritten(ids.len() * d);
         embedding(weight, &ids, &mut out, d);
         dot(&out, &g)
     });
     assert!(dweight[4 * d..5 * d].iter().all(|g| g.to_bits() == 0));
+    let twice: Vec<f64> = dweight.iter().map(|g| g + g).collect();
+    embedding_backward(&ids, &g, &mut dweight, d, true);
+    assert_close("accumulated", &dweight, &twice, 1e-14);
+}
+
+#[test]
+fn sums_of_tensors_and_of_rows() {
+    for (rows, d) in [(1, 1), (3, 7), (90, 500), (2000, 33)] {
+        let n = rows * d;
+        let (a, b, row) = (normal::<f64>("a", n), normal::<f64>("b", n), normal::<f64>("row", d));
+        let case = |what: &str| format!("{what} of {rows}×{d}");
+        let mut y = unwritten(n);
+        add(&a, &b, &mut y);
+        let want: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+        assert_eq!(bits(&y), bits(&want), "{}", case("add"));
+        add_assign(&mut y, &b);
+        let more: Vec<f64> = want.iter().zip(&b).map(|(a, b)| a + b).collect();
+        assert_eq!(bits(&y), bits(&more), "{}", case("add_assign"));
+        scale_into(&a, 0.3, &mut y, false);
+        scale_into(&b, 2.0, &mut y, true);
+        let mixed: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a * 0.3 + b * 2.0).collect();
+        assert_close(&case("scale_into"), &y, &mixed, 1e-14);
+        y.copy_from_slice(&a);
+        add_row(&mut y, &row);
+        let shifted: Vec<f64> = a.iter().enumerate().map(|(i, a)| a + row[i % d]).collect();
+        assert_eq!(bits(&y), bits(&shifted), "{}", case("add_row"));
+        let (mut sum, mut want) = (unwritten(d), vec![0.0; d]);
+        sum_rows(&a, &mut sum);
+        a.iter().enumerate().for_each(|(i, a)| want[i % d] += a);
+        assert_close(&case("sum_rows"), &sum, &want, 1e-11);
+    }
+    for n in [0, 5, 128 * 1024 + 3] {
+        assert!(zeros::<f32>(n).len() == n && zeros::<f32>(n).iter().all(|v| v.to_bits() == 0));
+    }
 }
 
 #[test]
@@ -164,7 +201,7 @@ fn embedding_gradient_over_many_rows_adds_in_the_order_of_the_tokens() {
         want[id as usize * d..][..d].iter_mut().zip(g).for_each(|(w, g)| *w += g);
     }
     let mut dweight = unwritten(v * d);
-    embedding_backward(&ids, &g, &mut dweight, d);
+    embedding_backward(&ids, &g, &mut dweight, d, false);
     assert_eq!(bits(&dweight), bits(&want));
 }
 

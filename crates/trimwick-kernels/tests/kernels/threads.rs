@@ -116,7 +116,7 @@ fn pointwise_and_tables() {
     same_in_every_pool("embedding", || {
         outputs([ids.len() * d, v * d], |[out, dw]| {
             embedding(&x[..v * d], &ids, out, d);
-            embedding_backward(&ids, &g[..ids.len() * d], dw, d);
+            embedding_backward(&ids, &g[..ids.len() * d], dw, d, false);
         })
     });
     same_in_every_pool("adamw", || {

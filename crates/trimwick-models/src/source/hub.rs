@@ -1,7 +1,7 @@
 //! Models of the Hugging Face hub, through its cache on this machine.
 //!
 //! `config.json` is fetched first; its place in the cache names the commit, and every other file is fetched at that
-//! commit, so that a model is never put together from two. Only JSON and safetensors are fetched.
+//! commit, so that a model is never put together from two. Only JSON, safetensors and a chat template are fetched.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,18 @@ use super::parse::{is_hub_id, is_revision};
 use crate::error::{Error, Result, quote};
 use crate::text_file::read_text;
 
+/// What a model may have beside its configuration and weights: what its text goes through, and the masks of a pruned one,
+/// which must not be lost on the way here.
+const OPTIONAL: [&str; 7] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "masks.safetensors",
+];
+
 /// Requests are repeated this often when the connection fails.
 const RETRIES: usize = 3;
 
@@ -29,7 +41,7 @@ pub(super) fn fetch(id: &str, revision: &str, options: &HubOptions) -> Result<(P
     };
     let folder = config.parent().map(Path::to_path_buf).unwrap_or_default();
     let commit = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for optional in ["generation_config.json", "tokenizer.json"] {
+    for optional in OPTIONAL {
         hub.get(optional, &commit)?;
     }
     if hub.get("model.safetensors", &commit)?.is_none() {

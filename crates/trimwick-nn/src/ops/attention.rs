@@ -1,9 +1,10 @@
 //! Causal grouped-query attention (arXiv 1706.03762, 2305.13245). Candle's `sdpa` has no backward on any device.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, Result, Tensor, bail};
 use trimwick_kernels::{self as kernels, AttentionDims};
 
-use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_slices, zeros};
+use super::cpu::{Elem, by_dtype, fused, with_slices, zeros};
+use crate::grad::{Backward, Inputs, buffer, record};
 
 /// `softmax(q·kᵀ·scale + causal)·v` for q `[b, tq, h, d]`, k and v `[b, tk, hkv, d]`, giving `[b, tq, h, d]`.
 ///
@@ -15,7 +16,16 @@ use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, window: Option<usize>) -> Result<Tensor> {
     let dims = dims_of(q, k, v, scale, window)?;
     if fused(&[q, k, v]) {
-        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention(dims));
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        return by_dtype!(q.dtype(), T => {
+            let mut out = zeros::<T>(q.elem_count());
+            with_slices::<T, _, 3>([&q, &k, &v], |[q, k, v]| {
+                kernels::attention(q, k, v, &dims, &mut out);
+                Ok(())
+            })?;
+            let op = Attention { q: q.detach(), k: k.detach(), v: v.detach(), dims };
+            record(out, q.shape(), &[&q, &k, &v], op)
+        });
     }
     attention_composed(q, k, v, &dims)
 }
@@ -59,37 +69,22 @@ pub(crate) fn attention_composed(q: &Tensor, k: &Tensor, v: &Tensor, dims: &Atte
     probabilities.matmul(&v)?.transpose(1, 2)?.contiguous()
 }
 
-struct Attention(AttentionDims);
+struct Attention {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dims: AttentionDims,
+}
 
-type Grads = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(dtype_of(s1), T => {
-            let (q, k, v) = (cpu_slice::<T>(s1, l1)?, cpu_slice::<T>(s2, l2)?, cpu_slice::<T>(s3, l3)?);
-            let mut out = zeros::<T>(q.len());
-            kernels::attention(q, k, v, &self.0, &mut out);
-            Ok((owned(out), l1.shape().clone()))
+impl<T: Elem> Backward<T> for Attention {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        with_slices::<T, _, 3>([&self.q, &self.k, &self.v], |[q, k, v]| {
+            let (mut dk, mut dv) = (buffer::<T>(k.len()), buffer::<T>(v.len()));
+            to.overwrite(0, q.len(), |dq| {
+                kernels::attention_backward(q, k, v, g, &self.dims, dq, &mut dk, &mut dv);
+            })?;
+            to.give(1, dk)?;
+            to.give(2, dv)
         })
-    }
-
-    fn bwd(&self, q: &Tensor, k: &Tensor, v: &Tensor, _out: &Tensor, g: &Tensor) -> Result<Grads> {
-        by_dtype!(q.dtype(), T => with_slices::<T, _, 4>([q, k, v, g], |[qs, ks, vs, gs]| {
-            let (mut dq, mut dk, mut dv) = (zeros::<T>(qs.len()), zeros::<T>(ks.len()), zeros::<T>(vs.len()));
-            kernels::attention_backward(qs, ks, vs, gs, &self.0, &mut dq, &mut dk, &mut dv);
-            Ok((Some(tensor_like(dq, q)?), Some(tensor_like(dk, k)?), Some(tensor_like(dv, v)?)))
-        }))
     }
 }

@@ -1,12 +1,34 @@
 //! From candle tensors to the slices that kernels take, and back.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
-use trimwick_kernels::Real;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
+use trimwick_kernels::{self as kernels, Real};
 
 /// An element type that the fused CPU kernels take.
-pub trait Elem: WithDType + Real {}
-impl Elem for f32 {}
-impl Elem for f64 {}
+pub trait Elem: WithDType + Real {
+    /// The elements of a storage of this type.
+    fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Elem for f32 {
+    fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+impl Elem for f64 {
+    fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F64(v) => Some(v),
+            _ => None,
+        }
+    }
+}
 
 /// Whether every tensor lies on the CPU in one dtype that the fused kernels take.
 pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
@@ -46,9 +68,46 @@ pub fn with_slices<T: WithDType, R, const N: usize>(
     f(slices)
 }
 
-/// A tensor of `like`'s shape and device from the elements of a kernel.
-pub(crate) fn tensor_like<T: WithDType>(values: Vec<T>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, like.shape(), like.device())
+/// Runs `f` on the elements of a contiguous tensor on the CPU, in place.
+///
+/// Candle keeps no version of a tensor's values: nothing that still has to run backward may hold the tensor.
+/// Calls nest, for loops over several tensors at once, as long as no two of them share storage.
+///
+/// # Errors
+/// A strided tensor, another device or dtype than the CPU's `T`, or whatever `f` reports.
+pub fn update<T: Elem, R>(tensor: &Tensor, f: impl FnOnce(&mut [T]) -> Result<R>) -> Result<R> {
+    let op = Update(RefCell::new(State::Ready(f)), PhantomData);
+    tensor.inplace_op1(&op)?;
+    match op.0.into_inner() {
+        State::Done(result) => Ok(result),
+        State::Ready(_) | State::Taken => bail!("update: candle did not run the operation"),
+    }
+}
+
+/// Where an in-place operation is: candle hands out the storage inside of a `Fn(&self)`.
+enum State<F, R> {
+    Ready(F),
+    Taken,
+    Done(R),
+}
+
+struct Update<T, F, R>(RefCell<State<F, R>>, PhantomData<T>);
+
+impl<T: Elem, R, F: FnOnce(&mut [T]) -> Result<R>> InplaceOp1 for Update<T, F, R> {
+    fn name(&self) -> &'static str {
+        "update"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (Some(values), Some((from, to))) = (T::elements_mut(storage), layout.contiguous_offsets()) else {
+            bail!("update: expected a contiguous {:?} tensor, found strides {:?}", T::DTYPE, layout.stride());
+        };
+        if let State::Ready(f) = self.0.replace(State::Taken) {
+            let result = f(&mut values[from..to])?;
+            self.0.replace(State::Done(result));
+        }
+        Ok(())
+    }
 }
 
 /// A kernel's output as a storage.
@@ -58,13 +117,7 @@ pub(crate) fn owned<T: Elem>(values: Vec<T>) -> CpuStorage {
 
 /// A zeroed buffer.
 pub(crate) fn zeros<T: Elem>(len: usize) -> Vec<T> {
-    vec![T::zero(); len]
-}
-
-/// Dtype of a storage: candle's own accessor is behind a trait that few files need.
-pub(crate) fn dtype_of(storage: &CpuStorage) -> DType {
-    use candle_core::backend::BackendStorage;
-    storage.dtype()
+    kernels::zeros(len)
 }
 
 /// Runs `$body` with `$T` bound to the element type of `$dtype`.
@@ -84,3 +137,34 @@ macro_rules! by_dtype {
     };
 }
 pub(crate) use by_dtype;
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn updates_nest_over_several_tensors() -> Result<()> {
+        let a = Tensor::new(&[1f32, 2.], &Device::Cpu)?;
+        let b = Tensor::new(&[10f32, 20.], &Device::Cpu)?;
+        let sum = update::<f32, _>(&a, |a| {
+            update::<f32, _>(&b, |b| {
+                a.iter_mut().zip(b.iter_mut()).for_each(|(a, b)| std::mem::swap(a, b));
+                Ok(a.iter().sum::<f32>())
+            })
+        })?;
+        assert_eq!(sum, 30.);
+        assert_eq!(a.to_vec1::<f32>()?, [10., 20.]);
+        assert_eq!(b.to_vec1::<f32>()?, [1., 2.]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_strided_view_and_another_dtype_are_refused() -> Result<()> {
+        let t = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
+        assert!(update::<f32, _>(&t.t()?, |_| Ok(())).is_err());
+        assert!(update::<f64, _>(&t, |_| Ok(())).is_err());
+        Ok(())
+    }
+}

@@ -1,9 +1,10 @@
 //! Dropout whose choices are a function of (seed, stream, step, name): a resumed run drops the same elements.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use trimwick_kernels::{self as kernels, Rng};
 
-use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_slices, zeros};
+use super::cpu::{Elem, by_dtype, fused, with_slices, zeros};
+use crate::grad::{Backward, Inputs, record};
 
 /// Zeroes each element with probability `p` and scales the rest by `1/(1−p)` (JMLR 15, 2014).
 ///
@@ -17,7 +18,15 @@ pub fn dropout(x: &Tensor, p: f64, rng: Rng) -> Result<Tensor> {
         return Ok(x.clone());
     }
     if fused(&[x]) {
-        return x.contiguous()?.apply_op1(Dropout { p, rng });
+        let x = x.contiguous()?;
+        return by_dtype!(x.dtype(), T => {
+            let mut y = zeros::<T>(x.elem_count());
+            with_slices::<T, _, 1>([&x], |[x]| {
+                kernels::dropout(x, p, &rng, &mut y);
+                Ok(())
+            })?;
+            record(y, x.shape(), &[&x], Dropout { p, rng })
+        });
     }
     let mut factors = vec![0f32; x.elem_count()];
     kernels::dropout(&vec![1f32; x.elem_count()], p, &rng, &mut factors);
@@ -30,25 +39,8 @@ struct Dropout {
     rng: Rng,
 }
 
-impl CustomOp1 for Dropout {
-    fn name(&self) -> &'static str {
-        "dropout"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(dtype_of(s), T => {
-            let x = cpu_slice::<T>(s, l)?;
-            let mut y = zeros::<T>(x.len());
-            kernels::dropout(x, self.p, &self.rng, &mut y);
-            Ok((owned(y), l.shape().clone()))
-        })
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        by_dtype!(x.dtype(), T => with_slices::<T, _, 1>([g], |[gs]| {
-            let mut dx = zeros::<T>(gs.len());
-            kernels::dropout(gs, self.p, &self.rng, &mut dx);
-            Ok(Some(tensor_like(dx, x)?))
-        }))
+impl<T: Elem> Backward<T> for Dropout {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        to.overwrite(0, g.len(), |dx| kernels::dropout(g, self.p, &self.rng, dx))
     }
 }

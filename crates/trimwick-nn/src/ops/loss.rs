@@ -1,9 +1,10 @@
 //! Losses over the vocabulary: cross-entropy with an ignore index, Kullback–Leibler divergence from a teacher.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use trimwick_kernels as kernels;
 
-use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_slices, zeros};
+use super::cpu::{Elem, by_dtype, fused, with_slices, zeros};
+use crate::grad::{Backward, Inputs, record};
 
 /// Mean of `−log softmax(logits)[target]` over the rows whose target is not `ignore`: logits `[n, v]`, one
 /// target a row. Zero when every row is ignored.
@@ -28,7 +29,16 @@ pub fn cross_entropy_each(logits: &Tensor, targets: &[u32], ignore: u32) -> Resu
         bail!("cross-entropy: target {} of row {i} is outside the vocabulary of {v}", targets[i]);
     }
     if fused(&[logits]) {
-        return logits.contiguous()?.apply_op1(CrossEntropy { targets: targets.into(), ignore });
+        let logits = logits.contiguous()?;
+        let op = CrossEntropy { logits: logits.detach(), targets: targets.into(), ignore };
+        return by_dtype!(logits.dtype(), T => {
+            let mut loss = zeros::<T>(n);
+            with_slices::<T, _, 1>([&logits], |[logits]| {
+                kernels::cross_entropy(logits, targets, ignore, &mut loss);
+                Ok(())
+            })?;
+            record(loss, n, &[&logits], op)
+        });
     }
     cross_entropy_composed(logits, targets, ignore)
 }
@@ -60,8 +70,16 @@ pub fn kl_divergence(student: &Tensor, teacher: &Tensor, temperature: f64) -> Re
     }
     let rows = student.dim(0)?.max(1) as f64;
     let each = if fused(&[student, teacher]) {
-        let op = KlDivergence { teacher: teacher.contiguous()?.detach(), temperature };
-        student.contiguous()?.apply_op1(op)?
+        let (student, teacher) = (student.contiguous()?, teacher.contiguous()?.detach());
+        by_dtype!(student.dtype(), T => {
+            let mut loss = zeros::<T>(student.dim(0)?);
+            with_slices::<T, _, 2>([&student, &teacher], |[student, teacher]| {
+                kernels::kl_divergence(student, teacher, temperature, &mut loss);
+                Ok(())
+            })?;
+            let op = KlDivergence { student: student.detach(), teacher, temperature };
+            record(loss, student.dim(0)?, &[&student], op)
+        })?
     } else {
         kl_composed(student, teacher, temperature)?
     };
@@ -82,56 +100,31 @@ fn widen(x: &Tensor) -> Result<Tensor> {
 }
 
 struct CrossEntropy {
+    logits: Tensor,
     targets: Box<[u32]>,
     ignore: u32,
 }
 
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross-entropy"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(dtype_of(s), T => {
-            let mut loss = zeros::<T>(self.targets.len());
-            kernels::cross_entropy(cpu_slice::<T>(s, l)?, &self.targets, self.ignore, &mut loss);
-            Ok((owned(loss), Shape::from(self.targets.len())))
+impl<T: Elem> Backward<T> for CrossEntropy {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        with_slices::<T, _, 1>([&self.logits], |[x]| {
+            to.overwrite(0, x.len(), |dx| {
+                kernels::cross_entropy_backward(x, &self.targets, self.ignore, g, dx);
+            })
         })
-    }
-
-    fn bwd(&self, logits: &Tensor, _loss: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        by_dtype!(logits.dtype(), T => with_slices::<T, _, 2>([logits, g], |[x, gs]| {
-            let mut dx = zeros::<T>(x.len());
-            kernels::cross_entropy_backward(x, &self.targets, self.ignore, gs, &mut dx);
-            Ok(Some(tensor_like(dx, logits)?))
-        }))
     }
 }
 
 struct KlDivergence {
+    student: Tensor,
     teacher: Tensor,
     temperature: f64,
 }
 
-impl CustomOp1 for KlDivergence {
-    fn name(&self) -> &'static str {
-        "kl-divergence"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, _) = l.shape().dims2()?;
-        by_dtype!(dtype_of(s), T => with_slices::<T, _, 1>([&self.teacher], |[teacher]| {
-            let mut loss = zeros::<T>(n);
-            kernels::kl_divergence(cpu_slice::<T>(s, l)?, teacher, self.temperature, &mut loss);
-            Ok((owned(loss), Shape::from(n)))
-        }))
-    }
-
-    fn bwd(&self, student: &Tensor, _loss: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        by_dtype!(student.dtype(), T => with_slices::<T, _, 3>([student, &self.teacher, g], |[s, t, gs]| {
-            let mut ds = zeros::<T>(s.len());
-            kernels::kl_divergence_backward(s, t, self.temperature, gs, &mut ds);
-            Ok(Some(tensor_like(ds, student)?))
-        }))
+impl<T: Elem> Backward<T> for KlDivergence {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        with_slices::<T, _, 2>([&self.student, &self.teacher], |[s, t]| {
+            to.overwrite(0, s.len(), |ds| kernels::kl_divergence_backward(s, t, self.temperature, g, ds))
+        })
     }
 }

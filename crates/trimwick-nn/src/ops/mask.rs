@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use trimwick_kernels as kernels;
 
-use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_slices, zeros};
+use super::cpu::{Elem, by_dtype, fused, with_slices, zeros};
+use crate::grad::{Backward, Inputs, record};
 
 /// Keeps the elements of `w` whose bit is set: bit `i % 8` of byte `i / 8` for element `i` in row-major order.
 ///
@@ -24,7 +25,16 @@ pub fn mask(w: &Tensor, bits: &Arc<[u8]>, decay: Option<f64>) -> Result<Tensor> 
         );
     }
     if fused(&[w]) {
-        return w.contiguous()?.apply_op1(Mask { bits: bits.clone(), decay });
+        let w = w.contiguous()?;
+        let op = Mask { bits: bits.clone(), decayed: decay.map(|decay| (w.detach(), decay)) };
+        return by_dtype!(w.dtype(), T => {
+            let mut y = zeros::<T>(w.elem_count());
+            with_slices::<T, _, 1>([&w], |[w]| {
+                kernels::apply_mask(w, bits, &mut y);
+                Ok(())
+            })?;
+            record(y, w.shape(), &[&w], op)
+        });
     }
     let ones = vec![1f32; w.elem_count()];
     let mut kept = vec![0f32; w.elem_count()];
@@ -44,32 +54,17 @@ pub fn mask(w: &Tensor, bits: &Arc<[u8]>, decay: Option<f64>) -> Result<Tensor> 
 
 struct Mask {
     bits: Arc<[u8]>,
-    decay: Option<f64>,
+    decayed: Option<(Tensor, f64)>,
 }
 
-impl CustomOp1 for Mask {
-    fn name(&self) -> &'static str {
-        "mask"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(dtype_of(s), T => {
-            let w = cpu_slice::<T>(s, l)?;
-            let mut y = zeros::<T>(w.len());
-            kernels::apply_mask(w, &self.bits, &mut y);
-            Ok((owned(y), l.shape().clone()))
-        })
-    }
-
-    fn bwd(&self, w: &Tensor, y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        by_dtype!(w.dtype(), T => with_slices::<T, _, 1>([g], |[gs]| {
-            let Some(decay) = self.decay else {
-                let mut dw = zeros::<T>(gs.len());
-                kernels::apply_mask(gs, &self.bits, &mut dw);
-                return Ok(Some(tensor_like(dw, w)?));
-            };
-            let dropped = (w.detach() - y.detach())?;
-            Ok(Some((g.detach() + (dropped * decay)?)?))
-        }))
+impl<T: Elem> Backward<T> for Mask {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        match &self.decayed {
+            None => to.overwrite(0, g.len(), |dw| kernels::apply_mask(g, &self.bits, dw)),
+            Some((w, decay)) => with_slices::<T, _, 1>([w], |[w]| {
+                let decay = <T as kernels::Real>::from_f64(*decay);
+                to.overwrite(0, g.len(), |dw| kernels::mask_backward_decayed(w, g, &self.bits, decay, dw))
+            }),
+        }
     }
 }

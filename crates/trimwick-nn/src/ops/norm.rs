@@ -1,10 +1,11 @@
 //! RMS and layer normalization over the last axis. Candle's fused versions have no backward: the graph ends
 //! there without an error.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use trimwick_kernels as kernels;
 
-use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_slices, zeros};
+use super::cpu::{Elem, by_dtype, fused, with_slices, zeros};
+use crate::grad::{Backward, Inputs, buffer, record};
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last axis: x `[.., d]`, weight `[d]` (arXiv 1910.07467).
 ///
@@ -12,7 +13,15 @@ use super::cpu::{by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_
 /// Shapes that do not fit.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.dim(D::Minus1)? == weight.dims1()? && fused(&[x, weight]) {
-        return x.contiguous()?.apply_op2(&weight.contiguous()?, RmsNorm { eps });
+        let (x, w) = (x.contiguous()?, weight.contiguous()?);
+        return by_dtype!(x.dtype(), T => {
+            let mut y = zeros::<T>(x.elem_count());
+            with_slices::<T, _, 2>([&x, &w], |[x, w]| {
+                kernels::rms_norm(x, w, eps, &mut y, w.len());
+                Ok(())
+            })?;
+            record(y, x.shape(), &[&x, &w], RmsNorm { x: x.detach(), w: w.detach(), eps })
+        });
     }
     rms_norm_composed(x, weight, eps)
 }
@@ -31,7 +40,15 @@ pub(crate) fn rms_norm_composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let d = x.dim(D::Minus1)?;
     if d == weight.dims1()? && d == bias.dims1()? && fused(&[x, weight, bias]) {
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps });
+        let (x, w, b) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+        return by_dtype!(x.dtype(), T => {
+            let mut y = zeros::<T>(x.elem_count());
+            with_slices::<T, _, 3>([&x, &w, &b], |[x, w, b]| {
+                kernels::layer_norm(x, w, Some(b), eps, &mut y, w.len());
+                Ok(())
+            })?;
+            record(y, x.shape(), &[&x, &w, &b], LayerNorm { x: x.detach(), w: w.detach(), eps })
+        });
     }
     layer_norm_composed(x, weight, bias, eps)
 }
@@ -53,77 +70,38 @@ fn accumulate(x: &Tensor) -> Result<Tensor> {
 }
 
 struct RmsNorm {
+    x: Tensor,
+    w: Tensor,
     eps: f64,
 }
 
-impl CustomOp2 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(dtype_of(s1), T => {
-            let (x, w) = (cpu_slice::<T>(s1, l1)?, cpu_slice::<T>(s2, l2)?);
-            let mut y = zeros::<T>(x.len());
-            kernels::rms_norm(x, w, self.eps, &mut y, w.len());
-            Ok((owned(y), l1.shape().clone()))
+impl<T: Elem> Backward<T> for RmsNorm {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        with_slices::<T, _, 2>([&self.x, &self.w], |[x, w]| {
+            let mut dw = buffer::<T>(w.len());
+            to.overwrite(0, x.len(), |dx| {
+                kernels::rms_norm_backward(x, w, g, self.eps, dx, &mut dw, w.len())
+            })?;
+            to.give(1, dw)
         })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        by_dtype!(x.dtype(), T => with_slices::<T, _, 3>([x, w, g], |[xs, ws, gs]| {
-            let (mut dx, mut dw) = (zeros::<T>(xs.len()), zeros::<T>(ws.len()));
-            kernels::rms_norm_backward(xs, ws, gs, self.eps, &mut dx, &mut dw, ws.len());
-            Ok((Some(tensor_like(dx, x)?), Some(tensor_like(dw, w)?)))
-        }))
     }
 }
 
 struct LayerNorm {
+    x: Tensor,
+    w: Tensor,
     eps: f64,
 }
 
-type Grads3 = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(dtype_of(s1), T => {
-            let (x, w, b) = (cpu_slice::<T>(s1, l1)?, cpu_slice::<T>(s2, l2)?, cpu_slice::<T>(s3, l3)?);
-            let mut y = zeros::<T>(x.len());
-            kernels::layer_norm(x, w, Some(b), self.eps, &mut y, w.len());
-            Ok((owned(y), l1.shape().clone()))
+impl<T: Elem> Backward<T> for LayerNorm {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        with_slices::<T, _, 2>([&self.x, &self.w], |[x, w]| {
+            let (mut dw, mut db) = (buffer::<T>(w.len()), buffer::<T>(w.len()));
+            to.overwrite(0, x.len(), |dx| {
+                kernels::layer_norm_backward(x, w, g, self.eps, dx, &mut dw, &mut db, w.len());
+            })?;
+            to.give(1, dw)?;
+            to.give(2, db)
         })
-    }
-
-    fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Grads3> {
-        by_dtype!(x.dtype(), T => with_slices::<T, _, 3>([x, w, g], |[xs, ws, gs]| {
-            let (mut dx, mut dw, mut db) = (zeros::<T>(xs.len()), zeros::<T>(ws.len()), zeros::<T>(ws.len()));
-            kernels::layer_norm_backward(xs, ws, gs, self.eps, &mut dx, &mut dw, &mut db, ws.len());
-            Ok((Some(tensor_like(dx, x)?), Some(tensor_like(dw, w)?), Some(tensor_like(db, b)?)))
-        }))
     }
 }

@@ -14,12 +14,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use trimwick_kernels::all_finite;
 use trimwick_kernels::quant::{self as kernels, Code, Grid};
 
-use super::cpu::{cpu_slice, owned, tensor_like, with_slices, zeros};
+use super::cpu::{with_slices, zeros};
 use super::quant_composed as composed;
+use crate::grad::{Backward, Inputs, buffer, pass_through, record};
 
 /// The scales of a tensor's blocks, in their order.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +41,14 @@ pub struct Scales {
 pub fn fake_quant_dynamic(x: &Tensor, grid: Grid, block: usize, global: Option<f32>) -> Result<Tensor> {
     check(x, block, None)?;
     in_f32(x, |x| match x.device() {
-        Device::Cpu => x.contiguous()?.apply_op1(Dynamic { grid, block, global }),
+        Device::Cpu => {
+            let x = x.contiguous()?;
+            let mut y = zeros::<f32>(x.elem_count());
+            with_slices::<f32, _, 1>([&x], |[x]| {
+                kernels::fake_quant_dynamic(grid, x, block, global, &mut y).map_err(candle_core::Error::wrap)
+            })?;
+            pass_through(&x, y, x.shape())
+        }
         _ => composed::dynamic(x, grid, block, global),
     })
 }
@@ -54,7 +62,11 @@ pub fn fake_quant(x: &Tensor, grid: Grid, block: usize, scales: &Arc<Scales>) ->
     check(x, block, Some(scales.scales.len()))?;
     let scales = scales.clone();
     in_f32(x, |x| match x.device() {
-        Device::Cpu => x.contiguous()?.apply_op1(Static { grid, block, scales }),
+        Device::Cpu => {
+            let x = x.contiguous()?;
+            let y = on_grid(&x, grid, block, &scales)?;
+            record(y, x.shape(), &[&x], Static { x: x.detach(), grid, block, scales })
+        }
         _ => composed::fixed(x, grid, block, &scales),
     })
 }
@@ -82,8 +94,12 @@ pub fn fake_quant_learned(
     }
     in_f32(x, |x| match x.device() {
         Device::Cpu => {
-            let op = Learned { grid, block, global, input: x.track_op(), scale: log2_scales.track_op() };
-            x.contiguous()?.apply_op2(&log2_scales.contiguous()?, op)
+            let (x, log2) = (x.contiguous()?, log2_scales.contiguous()?);
+            let scales = with_slices::<f32, _, 1>([&log2], |[log2]| learned_scales(log2, grid, global))?;
+            let scales = Scales { scales, zeros: None };
+            let y = on_grid(&x, grid, block, &scales)?;
+            let op = Learned { x: x.detach(), scales: scales.scales, grid, block };
+            record(y, x.shape(), &[&x, &log2], op)
         }
         _ => composed::learned(x, log2_scales, grid, block, global),
     })
@@ -135,107 +151,52 @@ fn refuse_non_finite(x: &[f32]) -> Result<()> {
     }
 }
 
-struct Dynamic {
-    grid: Grid,
-    block: usize,
-    global: Option<f32>,
-}
-
-impl CustomOp1 for Dynamic {
-    fn name(&self) -> &'static str {
-        "fake-quant-dynamic"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu_slice::<f32>(s, l)?;
-        let mut y = zeros::<f32>(x.len());
-        kernels::fake_quant_dynamic(self.grid, x, self.block, self.global, &mut y)
-            .map_err(candle_core::Error::wrap)?;
-        Ok((owned(y), l.shape().clone()))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(g.detach()))
-    }
+/// `x` on the grid with given scales.
+fn on_grid(x: &Tensor, grid: Grid, block: usize, scales: &Scales) -> Result<Vec<f32>> {
+    let mut y = zeros::<f32>(x.elem_count());
+    with_slices::<f32, _, 1>([x], |[x]| {
+        refuse_non_finite(x)?;
+        kernels::fake_quant(grid, x, block, &scales.scales, scales.zeros.as_deref(), &mut y);
+        Ok(())
+    })?;
+    Ok(y)
 }
 
 struct Static {
+    x: Tensor,
     grid: Grid,
     block: usize,
     scales: Arc<Scales>,
 }
 
-impl CustomOp1 for Static {
-    fn name(&self) -> &'static str {
-        "fake-quant"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu_slice::<f32>(s, l)?;
-        refuse_non_finite(x)?;
-        let mut y = zeros::<f32>(x.len());
+impl Backward<f32> for Static {
+    fn backward(&self, g: &[f32], to: &mut Inputs<'_, f32>) -> Result<()> {
         let Scales { scales, zeros } = &*self.scales;
-        kernels::fake_quant(self.grid, x, self.block, scales, zeros.as_deref(), &mut y);
-        Ok((owned(y), l.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let x = &x.detach();
-        with_slices::<f32, _, 2>([x, g], |[xs, gs]| {
-            let mut dx = zeros::<f32>(xs.len());
-            let Scales { scales, zeros } = &*self.scales;
-            kernels::fake_quant_backward(self.grid, xs, self.block, scales, zeros.as_deref(), gs, &mut dx);
-            Ok(Some(tensor_like(dx, x)?))
+        with_slices::<f32, _, 1>([&self.x], |[x]| {
+            to.overwrite(0, x.len(), |dx| {
+                kernels::fake_quant_backward(self.grid, x, self.block, scales, zeros.as_deref(), g, dx);
+            })
         })
     }
 }
 
 struct Learned {
+    x: Tensor,
+    scales: Vec<f32>,
     grid: Grid,
     block: usize,
-    global: f32,
-    /// Which of the two gradients somebody wants.
-    input: bool,
-    scale: bool,
 }
 
-impl CustomOp2 for Learned {
-    fn name(&self) -> &'static str {
-        "fake-quant-learned"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, log2) = (cpu_slice::<f32>(s1, l1)?, cpu_slice::<f32>(s2, l2)?);
-        refuse_non_finite(x)?;
-        let scales = learned_scales(log2, self.grid, self.global)?;
-        let mut y = zeros::<f32>(x.len());
-        kernels::fake_quant(self.grid, x, self.block, &scales, None, &mut y);
-        Ok((owned(y), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        log2: &Tensor,
-        _y: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x, log2) = (&x.detach(), &log2.detach());
-        with_slices::<f32, _, 3>([x, log2, g], |[xs, logs, gs]| {
-            let scales = learned_scales(logs, self.grid, self.global)?;
-            let (mut dx, mut ds) = (zeros::<f32>(xs.len()), zeros::<f32>(scales.len()));
-            kernels::lsq_backward(self.grid, xs, self.block, &scales, gs, &mut dx, &mut ds);
-            // dL/dlog2(s) = dL/ds · s · ln 2
-            ds.iter_mut().zip(&scales).for_each(|(d, s)| *d *= s * std::f32::consts::LN_2);
-            let dx = if self.input { Some(tensor_like(dx, x)?) } else { None };
-            let ds = if self.scale { Some(tensor_like(ds, log2)?) } else { None };
-            Ok((dx, ds))
-        })
+impl Backward<f32> for Learned {
+    fn backward(&self, g: &[f32], to: &mut Inputs<'_, f32>) -> Result<()> {
+        let mut ds = buffer::<f32>(self.scales.len());
+        with_slices::<f32, _, 1>([&self.x], |[x]| {
+            to.overwrite(0, x.len(), |dx| {
+                kernels::lsq_backward(self.grid, x, self.block, &self.scales, g, dx, &mut ds);
+            })
+        })?;
+        // dL/dlog2(s) = dL/ds · s · ln 2
+        ds.iter_mut().zip(&self.scales).for_each(|(d, s)| *d *= s * std::f32::consts::LN_2);
+        to.give(1, ds)
     }
 }

@@ -1,16 +1,17 @@
 //! Rotary position embedding (arXiv 2104.09864), in the rotate-half convention: feature `i` turns with `i + d/2`.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{D, Result, Tensor};
 use trimwick_kernels as kernels;
 
-use super::cpu::{Elem, by_dtype, cpu_slice, dtype_of, fused, owned, tensor_like, with_slices, zeros};
+use super::cpu::{Elem, by_dtype, fused, with_slices, zeros};
+use crate::grad::{Backward, Inputs, record};
 
 /// Rotates x `[batch, tokens, heads, d]` by the angles whose cosines and sines are `[tokens, d/2]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (_, t, _, d) = x.dims4()?;
+    let (b, t, h, d) = x.dims4()?;
     if cos.dims() != [t, d / 2] || sin.dims() != [t, d / 2] {
         candle_core::bail!(
             "rope: expected angles [{t}, {}], found {:?} and {:?}",
@@ -20,8 +21,13 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         );
     }
     if fused(&[x, cos, sin]) {
-        let op = Rope { cos: cos.detach(), sin: sin.detach(), inverse: false };
-        return x.contiguous()?.apply_op1(op);
+        let x = x.contiguous()?;
+        let op = Rope { cos: cos.detach(), sin: sin.detach(), dims: [b, t, h, d] };
+        return by_dtype!(x.dtype(), T => {
+            let mut y = zeros::<T>(x.elem_count());
+            with_slices::<T, _, 1>([&x], |[x]| op.run(x, &mut y, false))?;
+            record(y, x.shape(), &[&x], op)
+        });
     }
     rope_composed(x, cos, sin)
 }
@@ -39,38 +45,24 @@ pub(crate) fn rope_composed(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Te
 struct Rope {
     cos: Tensor,
     sin: Tensor,
-    inverse: bool,
+    dims: [usize; 4],
 }
 
 impl Rope {
-    fn run<T: Elem>(&self, x: &[T], dims: [usize; 4], inverse: bool) -> Result<Vec<T>> {
-        let [b, t, h, d] = dims;
+    fn run<T: Elem>(&self, x: &[T], y: &mut [T], inverse: bool) -> Result<()> {
+        let [b, t, h, d] = self.dims;
         with_slices::<T, _, 2>([&self.cos, &self.sin], |[cos, sin]| {
-            let mut y = zeros::<T>(x.len());
-            kernels::rope(x, cos, sin, &mut y, b, t, h, d, inverse);
-            Ok(y)
+            kernels::rope(x, cos, sin, y, b, t, h, d, inverse);
+            Ok(())
         })
     }
 }
 
-impl CustomOp1 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, t, h, d) = l.shape().dims4()?;
-        by_dtype!(dtype_of(s), T => {
-            let y = self.run::<T>(cpu_slice(s, l)?, [b, t, h, d], self.inverse)?;
-            Ok((owned(y), l.shape().clone()))
-        })
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let (b, t, h, d) = x.dims4()?;
-        by_dtype!(x.dtype(), T => with_slices::<T, _, 1>([g], |[gs]| {
-            // The inverse of a rotation is its transpose.
-            Ok(Some(tensor_like(self.run::<T>(gs, [b, t, h, d], !self.inverse)?, x)?))
-        }))
+impl<T: Elem> Backward<T> for Rope {
+    fn backward(&self, g: &[T], to: &mut Inputs<'_, T>) -> Result<()> {
+        let mut done = Ok(());
+        // The inverse of a rotation is its transpose.
+        to.overwrite(0, g.len(), |dx| done = self.run(g, dx, true))?;
+        done
     }
 }

@@ -84,7 +84,7 @@ pub struct CompareSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
-    /// The dense model, trained on the same tokens in the same way.
+    /// The dense model, trained on the same tokens in the same way but for `[lora]`: all of its weights learn.
     DenseTuned,
     /// The dense model, pruned once by magnitude to the same pattern.
     PrunedMagnitude,

@@ -260,6 +260,14 @@ impl Sections<'_> {
             } else if freeze >= steps {
                 let expected = format!("fewer than the {steps} steps of training");
                 report.conflict("quantize.freeze", expected, freeze.to_string(), "lower it, or remove it");
+            } else if freeze <= quantize.start {
+                let expected = format!("a step after quantize.start = {}", quantize.start);
+                report.conflict(
+                    "quantize.freeze",
+                    expected,
+                    freeze.to_string(),
+                    "raise it, or start earlier",
+                );
             }
         }
     }

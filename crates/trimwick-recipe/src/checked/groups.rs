@@ -9,7 +9,8 @@ static PATTERN: Key<OneGlob> = Key::required(
     "pattern",
     OneGlob { over: "parameter names" },
     "\"*norm*\"",
-    "A glob pattern over parameter names: a layer's path and .weight or .bias.",
+    "A glob pattern over names of parameters that train: a layer's path and .weight or .bias; .lora_a, .lora_b; learned \
+     scales only where it matches nothing but *_log2_scale.",
 );
 static LR_SCALE: Key<Number> = Key::default(
     "lr_scale",

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use trimwick_quant::{Options, Range, Rule, ScalePolicy, Scheme};
 
 use super::quantize_rules::{self, QuantRule, SchemeRule, Wanted};
+use crate::error::FaultKind;
 use crate::raw::{Choice, Count, Globs, Key, Number, Section, SectionSpec, Slot, Subs};
 use crate::resolve::Writer;
 
@@ -225,8 +226,9 @@ fn read_keys(section: &Section<'_>) -> Option<QuantizeSpec> {
     let start = section.get(&START);
     let freeze = section.maybe(&FREEZE);
     let kv_cache = section.get(&KV_CACHE);
+    let scheme = scheme.sound();
     let spec = QuantizeSpec {
-        scheme: scheme.sound()?,
+        scheme: scheme?,
         layers: layers?,
         rules: rules?,
         scales: scales?,
@@ -237,6 +239,7 @@ fn read_keys(section: &Section<'_>) -> Option<QuantizeSpec> {
         freeze: freeze.sound()?,
         kv_cache: kv_cache?,
     };
+    unused(section, &spec);
     if let Some(error) = spec.schemes().find_map(|scheme| spec.options().check(scheme).err()) {
         section.conflict(
             &SCALES,
@@ -247,6 +250,29 @@ fn read_keys(section: &Section<'_>) -> Option<QuantizeSpec> {
         return None;
     }
     Some(spec)
+}
+
+/// Reports what the schemes leave nothing to do.
+fn unused(section: &Section<'_>, spec: &QuantizeSpec) {
+    let said = spec.scheme.is_some() || !spec.rules.is_empty();
+    if said && spec.schemes().next().is_none() && spec.kv_cache == KvGrid::None {
+        let advice = "name a scheme, or remove the section";
+        section.fault(
+            &SCHEME,
+            FaultKind::NoEffect { why: "no layer is quantized".into(), advice: advice.into() },
+        );
+        return;
+    }
+    if !spec.weights() {
+        section.unused(&RANGE, "no weight is quantized", "remove it, or quantize weights");
+    }
+    if !spec.keeps_scales() {
+        section.unused(&SCALES, "no scale of a weight or of a static input is kept", "remove it");
+    }
+    if !spec.calibrates() {
+        let advice = "remove it, or take a static input such as int8-static";
+        section.unused(&INPUT_RANGE, "no input has a static scale", advice);
+    }
 }
 
 const SCHEME_EXPECTED: &str = "a scheme, or rules that give one to some layers";
@@ -315,12 +341,25 @@ impl QuantizeSpec {
 
     /// Whether an input has a scale that calibration data decides.
     pub fn calibrates(&self) -> bool {
-        self.kv_cache != KvGrid::None || self.schemes().any(|s| s.input.is_some_and(|i| !i.dynamic))
+        self.kv_cache != KvGrid::None || self.static_inputs()
+    }
+
+    fn weights(&self) -> bool {
+        self.schemes().any(|s| s.weight.is_some())
+    }
+
+    /// Whether there are scales that outlive a step.
+    fn keeps_scales(&self) -> bool {
+        self.weights() || self.static_inputs()
+    }
+
+    fn static_inputs(&self) -> bool {
+        self.schemes().any(|s| s.input.is_some_and(|i| !i.dynamic))
     }
 
     /// Whether scales change from step to step in a way that can be stopped.
     pub fn moves(&self) -> bool {
-        matches!(self.scales, ScalePolicy::Ema(_) | ScalePolicy::Learned)
+        matches!(self.scales, ScalePolicy::Ema(_) | ScalePolicy::Learned) && self.keeps_scales()
     }
 
     pub(crate) fn write(&self, out: &mut Writer) {
@@ -335,7 +374,9 @@ impl QuantizeSpec {
             ScalePolicy::Ema(keep) => ("ema", Some(keep)),
             ScalePolicy::Learned => ("learned", None),
         };
-        out.put(&SCALES, scales);
+        if self.keeps_scales() {
+            out.put(&SCALES, scales);
+        }
         out.put_some(&EMA, ema);
         if self.scales == ScalePolicy::Learned {
             out.put(&SCALE_LR, self.scale_lr);
@@ -347,8 +388,12 @@ impl QuantizeSpec {
             Range::Mse => ("mse", None),
         };
         let ((range, a), (input, b)) = (word(self.range), word(self.input_range));
-        out.put(&RANGE, range);
-        out.put(&INPUT_RANGE, input);
+        if self.weights() {
+            out.put(&RANGE, range);
+        }
+        if self.calibrates() {
+            out.put(&INPUT_RANGE, input);
+        }
         out.put_some(&PERCENTILE, a.or(b));
         out.put(&START, self.start);
         out.put_some(&FREEZE, self.freeze);

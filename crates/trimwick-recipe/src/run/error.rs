@@ -62,8 +62,7 @@ pub enum RunError {
     },
     /// A mask in the model's folder that does not belong to the model.
     #[error(
-        "{}: {tensor}: expected {expected}, found {found}; restore the file that was written with the model, or \
-         remove it to train without masks",
+        "{}: {tensor}: expected {expected}, found {found}; restore the file that was written with the weights",
         path.display()
     )]
     Masks {

@@ -12,13 +12,18 @@ use trimwick_nn::{Layer, Param, ParamStore, Role};
 use trimwick_sparse::{Pattern, bits};
 
 use super::error::{Result, RunError};
-use super::masks::MASKS;
+use super::masks::{MASKED_LAYERS, MASKS};
 use super::origin::Origin;
 use super::snapshot;
 use crate::ExportDtype;
 
 /// File of the weights.
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// File that says which shard holds which tensor, of a model in shards.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// File of what quantizers keep beside the weights: scales, zero points, observed ranges. Scales of static inputs, keys and
+/// values are nowhere else.
+pub(crate) const QUANTIZERS: &str = "quantizers.safetensors";
 /// Files that a fine-tuned model has in common with the one it came from.
 const COMPANIONS: [&str; 5] = [
     "generation_config.json",
@@ -61,12 +66,21 @@ pub(crate) fn export(
     let aside = Aside::new(folder)?;
     let weights = aside.path.join(WEIGHTS);
     let tensors = folded.iter().map(|(name, (shape, values))| NewTensor::floats(name, dtype, shape, values));
-    write(&weights, tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
+    let masks = store.params().iter().filter(|p| snapshot::is_mask(p.name())).count();
+    let mut metadata = BTreeMap::from([("format".into(), "pt".into())]);
+    if masks > 0 {
+        metadata.insert(MASKED_LAYERS.into(), masks.to_string());
+    }
+    write(&weights, tensors, &metadata)?;
     let mut files = vec![WEIGHTS];
     files.extend(texts(origin, dtype_name, &aside.path)?);
-    if store.params().iter().any(|p| snapshot::is_mask(p.name())) {
+    if masks > 0 {
         snapshot::save(store, &aside.path.join(MASKS), snapshot::is_mask)?;
         files.push(MASKS);
+    }
+    if store.params().iter().any(|p| trimwick_quant::owns(p.name())) {
+        snapshot::save(store, &aside.path.join(QUANTIZERS), trimwick_quant::owns)?;
+        files.push(QUANTIZERS);
     }
 
     let mut written = prove(store, &folded, &weights, masked)?;
@@ -109,6 +123,18 @@ fn companions(origin: &Origin, to: &Path) -> Result<Vec<&'static str>> {
         }
     }
     Ok(taken)
+}
+
+/// Refuses weights that the type of the export cannot hold: before hours of training, not after them.
+///
+/// # Errors
+/// [`RunError::Overflow`] with the tensor.
+pub(crate) fn check_weights(store: &ParamStore, dtype: ExportDtype) -> Result<()> {
+    match dtype {
+        ExportDtype::F16 => check_range(&fold(store)?, Dtype::F16, "float16"),
+        // Every f32 that trained weights come near fits.
+        ExportDtype::BF16 | ExportDtype::F32 => Ok(()),
+    }
 }
 
 /// A value that is finite now must be finite in the file.

@@ -59,8 +59,11 @@ impl Run<'_, '_> {
             );
             let context = Some(recipe.data.context);
             let model = trimwick_models::Llama::new(&files.config, context, store.var_builder())?;
-            quantize::wear_inputs(&store, &built.store);
-            Ok(Built { store, model })
+            let read = Built { store, model };
+            if let Some(spec) = &recipe.quantize {
+                quantize::wear_inputs(&read, spec, &folder.join(export::QUANTIZERS))?;
+            }
+            Ok(read)
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;

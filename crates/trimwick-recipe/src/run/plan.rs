@@ -42,6 +42,8 @@ struct Sizes {
     block: u64,
     /// Those of its linear layers.
     linear: u64,
+    /// Those of its MLP.
+    mlp: u64,
     /// Its largest weight.
     largest: u64,
     /// Inputs of its linear layers.
@@ -51,8 +53,6 @@ struct Sizes {
     rotary: u64,
     /// What a window's forward pass through a block leaves for the backward pass.
     window: u64,
-    /// A window's logits.
-    logits: u64,
     /// The hidden states of all windows at one place.
     stream: u64,
     /// The hidden states that stay in memory.
@@ -75,12 +75,12 @@ impl Sizes {
         Self {
             block: shapes.iter().map(bytes).sum(),
             linear: linear().map(bytes).sum(),
+            mlp: 3 * F32 * hidden * wide,
             largest: shapes.iter().map(bytes).max().unwrap_or(0),
             inputs: linear().map(|shape| shape[1]).collect(),
             end: F32 * config.vocab_size as u64 * hidden,
             rotary: F32 * context * config.head_dim as u64,
             window: F32 * context * (8 * hidden + 3 * q + 4 * kv + 3 * wide),
-            logits: F32 * context * config.vocab_size as u64,
             stream: F32 * windows * context * hidden,
             limit: spill_limit(recipe),
         }
@@ -105,22 +105,22 @@ impl Sizes {
         }
     }
 
-    /// Weights, gradients and two moments; masked and quantized copies of the weights; activations of a step.
+    /// The block; gradients, two moments, and masked and quantized copies, of what is trained at a time; activations of
+    /// a step.
     fn training(&self, recipe: &Recipe) -> u64 {
         let Some(spec) = &recipe.blockwise else { return 0 };
         let copies = u64::from(recipe.prune.is_some()) + u64::from(recipe.quantize.is_some());
-        let streams = match spec.parts {
-            BlockParts::Block => 3,
-            BlockParts::Split => 5,
+        let (streams, trained) = match spec.parts {
+            BlockParts::Block => (3, self.block),
+            BlockParts::Split => (5, self.mlp.max(self.block - self.mlp)),
         };
         let activations = spec.batch as u64 * self.window;
-        4 * self.block + copies * self.linear + activations + self.largest + self.held(streams)
+        self.block + (3 + copies) * trained + activations + self.largest + self.held(streams)
     }
 
-    /// The head, its weight twice while it is read, and a window's logits; or a block, twice where its quantizers go
-    /// onto the written one.
+    /// The head, its weight twice while it is read; or a block and its copies on a grid.
     fn measuring(&self, recipe: &Recipe) -> u64 {
-        let blocks = 1 + u64::from(recipe.quantize.is_some());
-        (2 * self.end).max(self.end + 3 * self.logits).max(blocks * self.block + self.largest + self.window)
+        let copies = u64::from(recipe.quantize.is_some());
+        (2 * self.end).max(self.block + copies * self.linear + self.largest + self.window)
     }
 }

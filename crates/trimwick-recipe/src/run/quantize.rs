@@ -1,18 +1,20 @@
 //! Quantizing an arm's model: which layers take which grid, ranges from calibration data, changes on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use trimwick_nn::{KvSlot, LayerKind, Layers, ParamStore};
+use trimwick_nn::{KvSlot, LayerKind, Layers, LoadedBlock, ParamStore, Slot};
 use trimwick_quant::{self as quant, Code, Granularity, QuantSchedule, QuantSpec, Rule, Scheme};
 use trimwick_train::{BoxError, StepHook, infer};
 
 use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use super::origin::Built;
+use super::snapshot;
 use crate::{KvGrid, QuantizeSpec};
 
 /// What the written model is quantized to.
@@ -137,18 +139,34 @@ fn kv_code(grid: KvGrid) -> Option<Code> {
     }
 }
 
-/// Puts the quantizers of inputs, keys and values of a trained model on the same model read from a file, whose weights
-/// are on their grids already: what a runtime does to activations is no part of the file.
-pub(crate) fn wear_inputs(read: &ParamStore, trained: &ParamStore) {
-    let layers = read.layers();
-    for layer in trained.layers().iter().filter(|l| l.activation().is_some()) {
-        if let Some(same) = layers.get(layer.path()) {
-            same.set_activation(layer.activation());
-        }
+/// Puts quantizers of inputs, keys and values on a model read from a file, whose weights are on their grids already; what
+/// they keep is in the file `kept` beside it, where there is anything to keep.
+pub(crate) fn wear_inputs(read: &Built, spec: &QuantizeSpec, kept: &Path) -> Result<()> {
+    let layers = attach(read, spec)?;
+    if kept.exists() {
+        snapshot::restore(&read.store, kept, None)?;
+        restore(read, &layers)?;
     }
-    for (same, slot) in read.kv_slots().iter().zip(trained.kv_slots()) {
-        same.set(slot.k(), slot.v());
+    layers.iter().for_each(|layer| drop(layer.clear(Slot::FakeQuant)));
+    Ok(())
+}
+
+/// [`wear_inputs`] for one block of a model.
+pub(crate) fn wear_block(
+    read: &LoadedBlock,
+    spec: &QuantizeSpec,
+    schemes: &Schemes,
+    kept: &Path,
+) -> Result<()> {
+    let slots = read.kv_slots();
+    let layers = schemes.attach(&read.layers(), &slots, spec)?;
+    if kept.exists() {
+        snapshot::restore_part(&read.store, kept, |name| read.holds(name))?;
+        quant::restore(&layers)?;
+        quant::kv::restore(&slots)?;
     }
+    layers.iter().for_each(|layer| drop(layer.clear(Slot::FakeQuant)));
+    Ok(())
 }
 
 /// What the layers of a model hold, proved value by value on the weights that they compute with.

@@ -10,23 +10,20 @@ use trimwick_nn::{ParamStore, StreamedLm};
 
 use super::error::{Result, RunError};
 use super::event::{Event, Report};
-use super::export::{Aside, Masked, Written, check_range, dtype_of, fold, prove, texts};
+use super::export::{Aside, INDEX, Masked, QUANTIZERS, Written, check_range, dtype_of, fold, prove, texts};
 use super::finish::on_grid;
-use super::masks::MASKS;
+use super::masks::{MASKED_LAYERS, MASKS};
 use super::origin::Origin;
 use super::quantize::{Quantization, Tally};
 use super::snapshot::is_mask;
 use super::stored::Stored;
 use crate::Recipe;
 
-/// Which shard holds which tensor.
-const INDEX: &str = "model.safetensors.index.json";
-
-/// Where a mask is to be read from.
-enum MaskAt {
+/// Where a mask, or what a quantizer keeps, is to be read from.
+enum At {
     /// The file of a block.
     Block(usize),
-    /// The ends have few.
+    /// Masks of the ends are few.
     Memory(Vec<u8>),
 }
 
@@ -37,7 +34,8 @@ struct Shards<'a> {
     written: Written,
     /// Shards by the names of their tensors.
     of: BTreeMap<String, String>,
-    masks: BTreeMap<String, MaskAt>,
+    /// Masks and what quantizers keep, by name.
+    beside: BTreeMap<String, At>,
     /// Layers of `masked` that were written.
     proved: usize,
 }
@@ -57,8 +55,8 @@ pub(crate) fn export(
 ) -> Result<(Written, Option<Quantization>)> {
     let aside = Aside::new(folder)?;
     let (blocks, total) = (stored.blocks(), stored.blocks() + 2);
-    let (written, of, masks) = (Written::default(), BTreeMap::new(), BTreeMap::new());
-    let mut shards = Shards { recipe, masked, written, of, masks, proved: 0 };
+    let (written, of, beside) = (Written::default(), BTreeMap::new(), BTreeMap::new());
+    let mut shards = Shards { recipe, masked, written, of, beside, proved: 0 };
     let mut tally = recipe.quantize.as_ref().map(Tally::new);
     let mut files = Vec::new();
     for piece in 0..total {
@@ -74,9 +72,10 @@ pub(crate) fn export(
                 block.store
             }
             None => {
-                let end = if piece == 0 { stored.load_embedding()? } else { stored.load_head()? };
-                origin.carried.put_on_part(&end.store.layers())?;
-                end.store
+                let store =
+                    if piece == 0 { stored.load_embedding()?.store } else { stored.load_head()?.store };
+                origin.carried.put_on_part(&store.layers())?;
+                store
             }
         };
         let name = format!("model-{:05}-of-{total:05}.safetensors", piece + 1);
@@ -119,47 +118,65 @@ impl Shards<'_> {
         self.written.groups_violating += part.groups_violating;
         self.written.bytes += part.bytes;
         self.of.extend(folded.into_keys().map(|tensor| (tensor, name.to_string())));
-        for mask in store.params().iter().filter(|p| is_mask(p.name())) {
+        for kept in store.params().iter().filter(|p| is_mask(p.name()) || trimwick_quant::owns(p.name())) {
             let at = match block {
-                Some(index) => MaskAt::Block(index),
-                None => MaskAt::Memory(mask.tensor().to_vec1::<u8>()?),
+                Some(index) => At::Block(index),
+                None => At::Memory(kept.tensor().to_vec1::<u8>()?),
             };
-            self.masks.insert(mask.name().to_string(), at);
+            self.beside.insert(kept.name().to_string(), at);
         }
         Ok(())
     }
 
-    /// Writes the index and the masks.
+    /// Writes the index, the masks, and what quantizers keep.
     fn close(&self, stored: &Stored<'_>, to: &Path, files: &mut Vec<String>) -> Result<()> {
         if self.proved != self.masked.len() {
             let what = format!("{} of {} pruned layers were written", self.proved, self.masked.len());
             return Err(RunError::Proof { path: to.into(), tensor: "file".into(), what });
         }
         let path = to.join(INDEX);
-        let index = json!({ "metadata": { "total_size": self.written.bytes }, "weight_map": self.of });
+        let masks = self.beside.keys().filter(|name| is_mask(name)).count();
+        let mut metadata = json!({ "total_size": self.written.bytes });
+        if masks > 0 {
+            metadata[MASKED_LAYERS] = masks.to_string().into();
+        }
+        let index = json!({ "metadata": metadata, "weight_map": self.of });
         let text = serde_json::to_vec_pretty(&index)
             .map_err(|source| RunError::Record { path: path.clone(), source })?;
         atomic_write(&path, &text)?;
         files.push(INDEX.into());
-        if self.masks.is_empty() {
-            return Ok(());
-        }
-        let mut tensors = Vec::with_capacity(self.masks.len());
-        for (name, at) in &self.masks {
+        self.gather(stored, to, MASKS, is_mask, files)?;
+        self.gather(stored, to, QUANTIZERS, trimwick_quant::owns, files)
+    }
+
+    /// Writes what is beside the weights into one file, a tensor at a time.
+    fn gather(
+        &self,
+        stored: &Stored<'_>,
+        to: &Path,
+        file: &str,
+        wanted: impl Fn(&str) -> bool,
+        files: &mut Vec<String>,
+    ) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (name, at) in self.beside.iter().filter(|(name, _)| wanted(name)) {
             tensors.push(match at {
-                MaskAt::Memory(bits) => NewTensor::bytes(name, Dtype::U8, &[bits.len()], bits),
-                MaskAt::Block(index) => {
+                At::Memory(bits) => NewTensor::bytes(name, Dtype::U8, &[bits.len()], bits),
+                At::Block(index) => {
                     let path = stored.path(*index);
-                    let shape = SafetensorsFile::open(&path)?.info(name)?.shape.clone();
-                    NewTensor::stream(name, Dtype::U8, &shape, move |out| {
-                        let bits = SafetensorsFile::open(&path).and_then(|file| file.read_raw(name));
-                        out.write_all(&bits.map_err(std::io::Error::other)?)
+                    let block = SafetensorsFile::open(&path)?;
+                    let (dtype, shape) = (block.info(name)?.dtype, block.info(name)?.shape.clone());
+                    NewTensor::stream(name, dtype, &shape, move |out| {
+                        let bytes = SafetensorsFile::open(&path).and_then(|file| file.read_raw(name));
+                        out.write_all(&bytes.map_err(std::io::Error::other)?)
                     })
                 }
             });
         }
-        write(to.join(MASKS), tensors, &BTreeMap::new())?;
-        files.push(MASKS.into());
+        if !tensors.is_empty() {
+            write(to.join(file), tensors, &BTreeMap::new())?;
+            files.push(file.into());
+        }
         Ok(())
     }
 }

@@ -59,6 +59,11 @@ pub(crate) fn complete(store: &ParamStore, path: &Path) -> Result<()> {
     put(store, &SafetensorsFile::open(path)?, |name| !weight(name) || trimwick_quant::owns(name))
 }
 
+/// Puts those values of a snapshot back that are `wanted`.
+pub(crate) fn restore_part(store: &ParamStore, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    put(store, &SafetensorsFile::open(path)?, wanted)
+}
+
 fn put(store: &ParamStore, file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Result<()> {
     for (name, info) in file.tensors().iter().filter(|(name, _)| wanted(name)) {
         let bytes = info.dtype == Dtype::U8;

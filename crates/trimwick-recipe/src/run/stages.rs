@@ -15,8 +15,8 @@ use super::folder::RunFolder;
 use super::origin::{self, Built, Origin};
 use super::summary::Arm as MeasuredArm;
 use super::train::{self, Job};
-use super::{data, kept, prune, quantize, snapshot};
-use crate::{Arm, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Teacher, TrainSpec};
+use super::{data, export, kept, prune, quantize, snapshot};
+use crate::{Arm, ExportDtype, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Teacher, TrainSpec};
 
 /// The model that pruning leaves.
 const PRUNED: &str = "stages/pruned.safetensors";
@@ -56,6 +56,9 @@ impl Run<'_, '_> {
         let recipe = self.recipe;
         let pretrains = matches!(recipe.model, ModelSpec::Pretrain(_));
         if !pretrains {
+            if recipe.export.dtype == ExportDtype::F16 {
+                export::check_weights(&self.origin.build()?.store, recipe.export.dtype)?;
+            }
             self.measure("dense", 0, |run| run.origin.build())?;
         }
         if recipe.compare.arms.contains(&Arm::PrunedMagnitude) {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, Error as CandleError, Result as CandleResult};
 use trimwick_models::StreamedLlama;
-use trimwick_nn::{FolderSource, LoadedBlock, LoadedEnd, StreamedLm};
+use trimwick_nn::{FolderSource, LoadedBlock, LoadedEmbedding, LoadedHead, StreamedLm};
 
 use super::blocks::Blocks;
 use super::error::Result;
+use super::export::QUANTIZERS;
 use super::origin::{Origin, layer_shapes, open_source};
-use super::quantize::{Schemes, wear_inputs};
+use super::quantize::{Schemes, wear_block};
 use super::snapshot;
 use crate::{ModelSource, QuantizeSpec, Recipe};
 
@@ -71,7 +72,7 @@ impl StreamedLm for Stored<'_> {
         self.model.blocks()
     }
 
-    fn load_embedding(&self) -> CandleResult<LoadedEnd> {
+    fn load_embedding(&self) -> CandleResult<LoadedEmbedding> {
         self.model.load_embedding()
     }
 
@@ -79,23 +80,26 @@ impl StreamedLm for Stored<'_> {
         self.load(index).map_err(CandleError::wrap)
     }
 
-    fn load_head(&self) -> CandleResult<LoadedEnd> {
+    fn load_head(&self) -> CandleResult<LoadedHead> {
         self.model.load_head()
     }
 }
 
-/// The written model, with the quantizers of activations that it was trained with: they are no part of the file.
+/// The written model, with the quantizers of activations that it was trained with: they are no part of its weights.
 pub(crate) struct Exported<'a> {
     model: StreamedLlama,
-    trained: Option<&'a Stored<'a>>,
+    quantize: Option<&'a (&'a QuantizeSpec, Schemes)>,
+    /// What the quantizers keep.
+    kept: PathBuf,
 }
 
 impl<'a> Exported<'a> {
     pub(crate) fn open(folder: PathBuf, recipe: &Recipe, stored: &'a Stored<'a>) -> Result<Self> {
+        let kept = folder.join(QUANTIZERS);
         let files = open_source(&ModelSource::Folder(folder))?;
         let context = Some(recipe.data.context);
         let model = StreamedLlama::new(&files.config, context, files.weights, &Device::Cpu)?;
-        Ok(Self { model, trained: recipe.quantize.as_ref().map(|_| stored) })
+        Ok(Self { model, quantize: stored.quantize.as_ref(), kept })
     }
 }
 
@@ -112,19 +116,19 @@ impl StreamedLm for Exported<'_> {
         self.model.blocks()
     }
 
-    fn load_embedding(&self) -> CandleResult<LoadedEnd> {
+    fn load_embedding(&self) -> CandleResult<LoadedEmbedding> {
         self.model.load_embedding()
     }
 
     fn load_block(&self, index: usize) -> CandleResult<LoadedBlock> {
         let block = self.model.load_block(index)?;
-        if let Some(trained) = self.trained {
-            wear_inputs(&block.store, &trained.load_block(index)?.store);
+        if let Some((spec, schemes)) = self.quantize {
+            wear_block(&block, spec, schemes, &self.kept).map_err(CandleError::wrap)?;
         }
         Ok(block)
     }
 
-    fn load_head(&self) -> CandleResult<LoadedEnd> {
+    fn load_head(&self) -> CandleResult<LoadedHead> {
         self.model.load_head()
     }
 }

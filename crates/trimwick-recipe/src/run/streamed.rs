@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Error as CandleError, Result as CandleResult};
-use trimwick_nn::LoadedBlock;
+use trimwick_nn::{LoadedBlock, StreamedLm};
 use trimwick_sparse::{Propagate, prune_with};
 use trimwick_train::blockwise::{BlockReport, BlockSteps, Blockwise, States, Streams};
 
@@ -12,14 +12,14 @@ use super::blocks::Blocks;
 use super::blockwise::{BLOCKWISE, refresh, steps_of, tell, training, windows};
 use super::error::{Result, RunError};
 use super::event::{Event, Stage};
-use super::export::{Masked, Written};
+use super::export::{Masked, Written, check_weights};
 use super::finish::Finished;
 use super::origin::{Origin, layer_shapes};
 use super::prune::{method_of, pattern_of};
 use super::shards;
 use super::stages::Run;
 use super::stored::{Exported, Stored};
-use crate::Recipe;
+use crate::{ExportDtype, Recipe};
 
 impl Run<'_, '_> {
     /// The stages of a streamed run, in order.
@@ -28,6 +28,7 @@ impl Run<'_, '_> {
     /// [`RunError::Stopped`] when the stop flag ended one of them.
     pub(crate) fn streamed_stages(&mut self) -> Result<Finished> {
         let (recipe, origin) = (self.recipe, self.origin);
+        self.check_f16()?;
         self.measure_streamed("dense", 0, &origin.streamed()?)?;
         let name = match (&recipe.blockwise, &recipe.quantize) {
             (Some(_), _) => BLOCKWISE,
@@ -46,6 +47,21 @@ impl Run<'_, '_> {
         let tokens = recipe.blockwise.as_ref().map_or(0, |spec| spec.tokens(recipe.data.context));
         self.measure_streamed(name, tokens, &stored)?;
         self.write_streamed(&stored, &pruned, tokens)
+    }
+
+    /// Refuses weights that the type of the export cannot hold before anything else is done.
+    fn check_f16(&self) -> Result<()> {
+        let dtype = self.recipe.export.dtype;
+        if dtype != ExportDtype::F16 {
+            return Ok(());
+        }
+        let dense = self.origin.streamed()?;
+        check_weights(&dense.load_embedding()?.store, dtype)?;
+        for index in 0..dense.blocks() {
+            self.go_on()?;
+            check_weights(&dense.load_block(index)?.store, dtype)?;
+        }
+        check_weights(&dense.load_head()?.store, dtype)
     }
 
     /// Takes every block through compression and training.

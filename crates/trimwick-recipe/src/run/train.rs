@@ -1,10 +1,12 @@
 //! Training an arm.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
+use globset::Glob;
 use serde_json::{Value, json};
 use trimwick_formats::checkpoint::CheckpointDir;
-use trimwick_nn::{Layers, Role};
+use trimwick_nn::{Layers, Param, Role};
 use trimwick_quant::{LEARNED_SCALES, ScalePolicy};
 use trimwick_sparse::{MaskSchedule, Plan};
 use trimwick_train::lora::{self, BaseFormat, LoraConfig};
@@ -126,9 +128,35 @@ fn optimizer(spec: &TrainSpec, job: &Job<'_>) -> Result<AdamW> {
         lr_scale: g.lr_scale,
         weight_decay: g.weight_decay,
     });
-    // Of groups that match, the last holds: the recipe's own.
-    let groups: Vec<_> = learned.into_iter().chain(own).collect();
-    Ok(AdamW::new(job.student.store.trainable(), &config, &groups)?)
+    let params = job.student.store.trainable();
+    let groups = in_order(&params, learned, own);
+    Ok(AdamW::new(params, &config, &groups)?)
+}
+
+/// The groups that hold for some parameter of an arm: the recipe's own, then that of learned scales, then those of the
+/// recipe's that name nothing but scales. Of groups that match, the last holds, so that `*` is no word about scales. The
+/// check has found each to match in the recipe's own arm; the control arm trains neither adapters nor scales.
+fn in_order(
+    params: &[Param],
+    learned: Option<ParamGroup>,
+    own: impl Iterator<Item = ParamGroup>,
+) -> Vec<ParamGroup> {
+    let owned = |name: &&str| trimwick_quant::owns(name);
+    let mut rest: BTreeSet<&str> = params.iter().map(Param::name).filter(owned).collect();
+    let (mut weights, mut scales) = (Vec::new(), Vec::new());
+    for group in own {
+        let Ok(glob) = Glob::new(&group.pattern).map(|glob| glob.compile_matcher()) else { continue };
+        let names: Vec<&str> = params.iter().map(Param::name).filter(|name| glob.is_match(name)).collect();
+        match names.iter().all(owned) {
+            _ if names.is_empty() => {}
+            true => {
+                rest.retain(|name| !glob.is_match(name));
+                scales.push(group);
+            }
+            false => weights.push(group),
+        }
+    }
+    weights.into_iter().chain(learned.filter(|_| !rest.is_empty())).chain(scales).collect()
 }
 
 fn schedule(spec: &TrainSpec, context: usize) -> Result<Schedule> {

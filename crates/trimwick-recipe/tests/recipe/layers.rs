@@ -26,6 +26,34 @@ fn recipe(overrides: &[&str]) -> Recipe {
     Recipe::parse(text, "r.toml", &overrides).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
+/// Adapters train in the place of weights, and scales that are learned have names of their own.
+#[test]
+fn groups_name_what_trains() {
+    let learned = "quantize={scheme=\"int8-static\",scales=\"learned\"}";
+    let layers = model(64, 64, 2);
+    let check = |others: &[&str], pattern: &str| {
+        let groups = format!("train.groups=[{{pattern={pattern:?},lr_scale=2}}]");
+        let mut overrides = vec!["lora.rank=2", "prune=", learned, &groups];
+        overrides.retain(|o| !others.contains(&o.split(['=', '.']).next().unwrap_or("")) || *o == groups);
+        recipe(&overrides).check_layers(&layers).map(drop).map_err(|faults| faults.to_string())
+    };
+    for pattern in ["*.lora_a", "*_log2_scale", "*.1.mlp.up_proj.weight_log2_scale", "*input_log2_scale", "*"]
+    {
+        check(&[], pattern).unwrap_or_else(|faults| panic!("{pattern}: {faults}"));
+    }
+    for (others, pattern, nearest) in [
+        (vec![], "*proj.weight", "weight_log2_scale"),
+        (vec!["lora"], "*.lora_a", ".weight"),
+        (vec!["quantize"], "*_log2_scale", "lora_"),
+    ] {
+        let faults = check(&others, pattern).unwrap_err();
+        assert!(
+            faults.contains("a pattern that matches a parameter that trains") && faults.contains(nearest),
+            "{faults}"
+        );
+    }
+}
+
 #[test]
 fn the_table_says_which_rule_governs_each_layer() {
     let recipe = recipe(&[
@@ -112,7 +140,7 @@ fn patterns_without_a_layer_and_shapes_that_do_not_divide_are_faults() {
             8,
             16,
             vec![
-                "override train.groups=[{pattern=\"lm_head\",lr_scale=2},{pattern=\"*o_proj*\",lr_scale=2},{pattern=\"*_proj*\",lr_scale=3}]: train.groups.0.pattern: expected a pattern that matches a parameter, found \"lm_head\", which matches none; nearest: lm_head.weight, model.embed_tokens.weight, model.layers.0.mlp.up_proj.weight",
+                "override train.groups=[{pattern=\"lm_head\",lr_scale=2},{pattern=\"*o_proj*\",lr_scale=2},{pattern=\"*_proj*\",lr_scale=3}]: train.groups.0.pattern: expected a pattern that matches a parameter that trains, found \"lm_head\", which matches none; nearest: lm_head.weight, model.embed_tokens.weight, model.layers.0.mlp.up_proj.weight",
                 "override train.groups=[{pattern=\"lm_head\",lr_scale=2},{pattern=\"*o_proj*\",lr_scale=2},{pattern=\"*_proj*\",lr_scale=3}]: train.groups.1.pattern: has no effect: later groups match every parameter that \"*o_proj*\" matches; remove the group, or put it after them",
             ],
         ),

@@ -1,7 +1,7 @@
 //! Loss and perplexity of a model that is never in memory as a whole.
 
-use candle_core::{DType, Device, Tensor};
-use trimwick_nn::{StreamedLm, ops};
+use candle_core::{Device, Tensor};
+use trimwick_nn::{Module, StreamedLm, ops};
 
 use super::states::{Spill, States};
 use crate::data::{Batch, Windows};
@@ -42,7 +42,7 @@ pub fn evaluate_streamed(
 
     progress(0, pieces);
     let embedding = model.load_embedding()?;
-    let Some(mut states) = each(&mut |i| Ok(embedding.module.forward(&batch(i)?.inputs)?))? else {
+    let Some(mut states) = each(&mut |i| Ok(embedding.embedding.forward(&batch(i)?.inputs)?))? else {
         return Ok(None);
     };
     drop(embedding);
@@ -53,23 +53,23 @@ pub fn evaluate_streamed(
         states = next;
     }
     progress(pieces - 1, pieces);
-    let head = model.load_head()?;
+    let head = model.load_head()?.head;
     let (mut sum, mut tokens, mut scored, mut window_losses) = (0., 0, 0, Vec::with_capacity(windows.len()));
     for i in 0..windows.len() {
         if stop() {
             return Ok(None);
         }
         let targets = batch(i)?.targets;
-        let logits = head.module.forward(&states.get(i)?)?.detach().flatten_to(1)?;
-        let each = ops::cross_entropy_each(&logits, &targets, IGNORE)?;
-        let loss: f64 = each.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().sum();
+        let logits = head.logits(&states.get(i)?)?.detach();
+        let found = ops::head_loss(&logits, &targets, IGNORE, None)?;
+        let loss = found.cross_entropy * targets.len() as f64;
         if !loss.is_finite() {
             return Err(Error::Broken { window: i, value: loss });
         }
         sum += loss;
         tokens += targets.len() + 1;
         scored += targets.len();
-        window_losses.push(loss / targets.len() as f64);
+        window_losses.push(found.cross_entropy);
     }
     progress(pieces, pieces);
     let loss = sum / scored as f64;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use trimwick_nn::{DecoderBlock, LoadedBlock, StreamedLm};
+use trimwick_nn::{DecoderBlock, LoadedBlock, Module, StreamedLm};
 
 use super::fit::{BlockInputs, BlockTraining, Part, Parts, fit, scalar};
 use super::states::{Spill, States};
@@ -255,8 +255,8 @@ impl Blockwise<'_> {
     }
 
     fn embed<E: From<Error>>(&self) -> Result<States, Halt<E>> {
-        let embedding = self.dense.load_embedding()?;
-        self.collect(self.windows.len(), |i| Ok(embedding.module.forward(&self.windows[i])?))
+        let embedding = self.dense.load_embedding()?.embedding;
+        self.collect(self.windows.len(), |i| Ok(embedding.forward(&self.windows[i])?))
     }
 
     /// The outputs of a block.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use trimwick_nn::Init;
-use trimwick_train::{Batch, Gradients, loss};
+use trimwick_train::{Batch, Error, Gradients, loss};
 
 use crate::common::{TinyLm, backward, store, windows};
 
@@ -77,4 +77,59 @@ fn a_gradient_that_candle_made_is_never_written_to() {
     }
     assert_eq!(held.to_vec1::<f32>().unwrap(), [1., 2.]);
     assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>().unwrap(), [31., 62.]);
+}
+
+#[test]
+fn a_backward_into_the_sums_is_that_of_candle() {
+    for dtype in [DType::F32, DType::F64] {
+        let store = store(dtype, 3);
+        let model = TinyLm::new(&store, 0.).unwrap();
+        let data = windows(4 * 16, 16);
+        let (mut ours, mut candles) = (Gradients::new(&store.trainable()), Gradients::new(&[]));
+        // The second time around in memory that was used before.
+        for round in 0..2 {
+            ours.reset(&store.trainable());
+            candles.reset(&store.trainable());
+            for i in 2 * round..2 * round + 2 {
+                let batch = Batch::new(&[data.window(i).unwrap()], &Device::Cpu).unwrap();
+                let total = || loss(&model, &batch, None).unwrap().total;
+                ours.backward(&total()).unwrap();
+                candles.accumulate(total().backward().unwrap()).unwrap();
+            }
+            assert_eq!((ours.batches(), ours.scale()), (2, 0.5));
+            for p in store.trainable() {
+                let sum = |g: &Gradients| {
+                    let sum = g.get(p.name()).unwrap().flatten_all().unwrap();
+                    sum.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()
+                };
+                for (a, b) in sum(&ours).into_iter().zip(sum(&candles)) {
+                    assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-2), "{} {round}: {a} and {b}", p.name());
+                }
+            }
+        }
+        ours.clip(0.01).unwrap();
+        ours.reset(&store.trainable()[..1]);
+        assert_eq!((ours.batches(), ours.scale(), ours.norm().unwrap()), (0, 1., 0.));
+        assert!(store.trainable().iter().all(|p| ours.get(p.name()).is_none()));
+    }
+}
+
+#[test]
+fn a_parameter_without_a_gradient_and_a_broken_one_are_named() {
+    let store = store(DType::F32, 3);
+    let model = TinyLm::new(&store, 0.).unwrap();
+    store.var_builder().get_with_hints(2, "lonely", Init::Const(1.)).unwrap();
+    let batch = Batch::new(&[windows(16, 16).window(0).unwrap()], &Device::Cpu).unwrap();
+    let mut gradients = Gradients::new(&store.trainable());
+    match gradients.backward(&loss(&model, &batch, None).unwrap().total) {
+        Err(Error::MissingGradient { names }) => assert_eq!(names, ["lonely"]),
+        other => panic!("{other:?}"),
+    }
+    store.remove_param("lonely");
+    gradients.reset(&store.trainable());
+    let name = "blocks.1.norm.weight";
+    let broken = (store.get(name).unwrap().var().as_detached_tensor() * f64::NAN).unwrap();
+    store.get(name).unwrap().set(&broken).unwrap();
+    gradients.backward(&loss(&model, &batch, None).unwrap().total).unwrap();
+    assert!(matches!(gradients.norm(), Err(Error::NonFinite { what, .. }) if what.contains("gradient of")));
 }

@@ -13,6 +13,9 @@ mod array;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu;
+
 pub(super) use array::Array;
 
 /// Lanes of the widest register.
@@ -141,8 +144,8 @@ impl Level {
     pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let wide = [
-            x86::has_avx512().then_some(Self(Features::Avx512)),
-            x86::has_avx2().then_some(Self(Features::Avx2)),
+            cpu::has_avx512().then_some(Self(Features::Avx512)),
+            cpu::has_avx2().then_some(Self(Features::Avx2)),
         ];
         #[cfg(not(target_arch = "x86_64"))]
         let wide: [Option<Self>; 0] = [];

@@ -15,20 +15,6 @@ pub(super) struct Avx2(());
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-/// Whether [`run_avx2`] may be called.
-pub(super) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
-}
-
-/// Whether [`run_avx512`] may be called.
-pub(super) fn has_avx512() -> bool {
-    has_avx2()
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-}
-
 /// Runs a loop with 8 lanes.
 #[target_feature(enable = "avx2")]
 pub(super) fn run_avx2<L: Loop>(work: L) -> L::Output {

@@ -1,7 +1,7 @@
 //! A model in pieces is the model as a whole, wherever it comes from.
 
 use candle_core::{DType, Device, Tensor};
-use trimwick_nn::{CausalLm, ParamStore, StreamedLm};
+use trimwick_nn::{CausalLm, Module, ParamStore, StreamedLm};
 
 use super::equal::to_gguf;
 use super::*;
@@ -34,7 +34,7 @@ fn same_as_whole(what: &str, files: &ModelFiles) {
     let mut x = {
         let end = model.load_embedding().unwrap();
         seen.extend(names(&end.store));
-        end.module.forward(&ids).unwrap().detach()
+        Module::forward(&end.embedding, &ids).unwrap().detach()
     };
     for index in 0..model.blocks() {
         let loaded = model.load_block(index).unwrap();
@@ -53,7 +53,7 @@ fn same_as_whole(what: &str, files: &ModelFiles) {
     }
     let head = model.load_head().unwrap();
     seen.extend(names(&head.store));
-    let logits = head.module.forward(&x).unwrap();
+    let logits = head.head.logits(&x).unwrap().whole().unwrap();
     assert_eq!(bits(&logits), bits(&whole.forward(&ids).unwrap()), "{what}");
     seen.sort();
     seen.dedup();

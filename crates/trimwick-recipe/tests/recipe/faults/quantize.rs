@@ -28,6 +28,32 @@ fn schemes_scales_and_ranges_are_checked() {
             ],
         ),
         (
+            quantize("scheme = \"int8\"\nscales = \"learned\"\nstart = 5\nfreeze = 5"),
+            vec![
+                "r.toml:11: quantize.freeze: expected a step after quantize.start = 5, found 5; raise it, or start earlier",
+            ],
+        ),
+        (
+            quantize("scheme = \"none\"\nfreeze = 5"),
+            vec![
+                "r.toml:8: quantize.scheme: has no effect: no layer is quantized; name a scheme, or remove the section",
+                "r.toml:9: quantize.freeze: has no effect: no scale is an average or learned; remove it, or write scales = \"learned\"",
+            ],
+        ),
+        (
+            quantize("scheme = \"int4-g64\"\ninput_range = \"mse\""),
+            vec![
+                "r.toml:9: quantize.input_range: has no effect: no input has a static scale; remove it, or take a static input such as int8-static",
+            ],
+        ),
+        (
+            quantize("scheme = \"input int8 token dynamic\"\nscales = \"frozen\"\nrange = \"mse\""),
+            vec![
+                "r.toml:9: quantize.scales: has no effect: no scale of a weight or of a static input is kept; remove it",
+                "r.toml:10: quantize.range: has no effect: no weight is quantized; remove it, or quantize weights",
+            ],
+        ),
+        (
             quantize("scheme = \"int8\"\nema = 0.5\nscale_lr = 2\npercentile = 99"),
             vec![
                 "r.toml:9: quantize.ema: has no effect: no average is taken; remove it, or write scales = \"ema\"",

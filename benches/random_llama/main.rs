@@ -1,20 +1,19 @@
 //! Makes a Llama with random bf16 weights, Llama 2 7B's sizes unless others are given (13.5 GB).
 //!
-//! cargo bench --bench random_llama -- FOLDER [hidden=4096] [intermediate=11008] [layers=32] [heads=32] [kv_heads=32]
-//! [vocab=32000] [seed=42]
+//! cargo run --release -p trimwick-benches --bin random_llama -- FOLDER [hidden=4096] [intermediate=11008]
+//! [layers=32] [heads=32] [kv_heads=32] [vocab=32000] [seed=42]
 
-#[path = "random_llama/mod.rs"]
-mod random_llama;
+mod make;
 
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use random_llama::{Shape, make};
+use make::{Shape, make};
 
 fn main() -> anyhow::Result<()> {
     let mut shape = Shape::default();
     let mut folder = None;
-    for argument in std::env::args().skip(1).filter(|a| a != "--bench") {
+    for argument in std::env::args().skip(1) {
         let Some((key, value)) = argument.split_once('=') else {
             folder = Some(argument);
             continue;
@@ -28,13 +27,10 @@ fn main() -> anyhow::Result<()> {
             "kv_heads" => shape.kv_heads = number()?,
             "vocab" => shape.vocab = number()?,
             "seed" => shape.seed = number()? as u64,
-            _ => bail!("{argument}: unknown; see the head of benches/random_llama.rs"),
+            _ => bail!("{argument}: unknown; see the head of benches/random_llama/main.rs"),
         }
     }
-    let Some(folder) = folder else {
-        println!("random_llama: no folder is given, so nothing is made");
-        return Ok(());
-    };
+    let folder = folder.context("give a folder; see the head of benches/random_llama/main.rs")?;
     let begun = Instant::now();
     let bytes = make(folder.as_ref(), &shape)?;
     println!("{folder}: {:.2} GB in {:.0} s", bytes as f64 / 1e9, begun.elapsed().as_secs_f64());
