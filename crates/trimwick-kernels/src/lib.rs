@@ -36,6 +36,10 @@
 //! is never inferred from zeros in the weight. A dropped element is written as +0.0, sign bit included, because that
 //! is what is proved on the exported bytes ([`violations_nm`]).
 //!
+//! # One-shot compression
+//!
+//! [`obs`] is the solver behind SparseGPT and GPTQ: one loop over the columns of a weight, whatever a weight becomes.
+//!
 //! # Grids
 //!
 //! [`quant`] defines what a quantized number is, once for training, exports and the checks that read them back: a
@@ -56,10 +60,12 @@ mod error;
 mod gemm;
 mod head;
 mod loss;
+mod low_rank;
 mod mask;
 mod math;
 mod nf4;
 mod norm;
+pub mod obs;
 mod permute;
 pub mod quant;
 mod real;
@@ -79,6 +85,7 @@ pub use error::{Error, Result};
 pub use gemm::{MatMut, MatRef, Threading, matmul_nn, matmul_nt, matmul_strided, matmul_tn};
 pub use head::{LossMix, token_losses, token_losses_gradient};
 pub use loss::{cross_entropy, cross_entropy_backward, kl_divergence, kl_divergence_backward};
+pub use low_rank::low_rank;
 pub use mask::{apply_mask, apply_mask_inplace, bits_len, count_kept, mask_backward_decayed, violations_nm};
 pub use nf4::{NF4_LEVELS, nf4_decode, nf4_encode};
 pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Result, Tensor};
 use trimwick_nn::ops::{self, Logits};
 use trimwick_nn::{
-    AttentionConfig, CausalAttention, DecoderBlock, Embedding, Init, KvCache, Linear, LmHead, Module,
+    AttentionConfig, CausalAttention, DecoderBlock, Embedding, Feed, Init, KvCache, Linear, LmHead, Module,
     RmsNorm, Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
 };
 
@@ -72,6 +72,16 @@ impl LlamaBlock {
         let attended = self.self_attn.forward_cached(&self.input_layernorm.forward(x)?, cache)?;
         self.mlp(&ops::add(x, &attended)?)
     }
+
+    /// What feeds the block's linear layers, in the order of the computation.
+    pub fn feeds(&self) -> Vec<Feed> {
+        vec![
+            self.input_layernorm.feed(self.self_attn.inputs()),
+            self.self_attn.inner_feed(),
+            self.post_attention_layernorm.feed(self.mlp.inputs()),
+            self.mlp.inner_feed(),
+        ]
+    }
 }
 
 impl DecoderBlock for LlamaBlock {
@@ -118,6 +128,11 @@ impl LlamaHead {
         }
         let norm = rms_norm(config.hidden_size, config.rms_norm_eps, vb.pp("model").pp("norm"))?;
         Ok(Self { norm, lm_head: Self::projection(config, vb)? })
+    }
+
+    /// The norm feeds the output projection.
+    pub(crate) fn feed(&self) -> Feed {
+        self.norm.feed([self.lm_head.layer().clone()].into_iter().collect())
     }
 
     fn projection(config: &LlamaConfig, vb: &VarBuilder) -> Result<Linear> {

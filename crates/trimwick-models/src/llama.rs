@@ -6,7 +6,7 @@
 
 use candle_core::{IndexOp, Result, Tensor};
 use trimwick_nn::ops::Logits;
-use trimwick_nn::{CausalLm, DecoderBlock, Embedding, KvCache, LmHead, Module, VarBuilder};
+use trimwick_nn::{CausalLm, DecoderBlock, Embedding, Feed, KvCache, LmHead, Module, VarBuilder};
 
 use crate::block::{LlamaBlock, LlamaHead, embedding, rotary};
 use crate::config::LlamaConfig;
@@ -87,6 +87,15 @@ impl CausalLm for Llama {
 
     fn block_path(&self, index: usize) -> String {
         LlamaBlock::path_of(index)
+    }
+
+    fn feeds(&self, index: usize) -> Vec<Feed> {
+        match self.layers.get(index) {
+            Some(block) => block.feeds(),
+            // A head that shares the embedding's weight must not be scaled for the norm before it.
+            None if self.config.tie_word_embeddings => Vec::new(),
+            None => vec![self.head.feed()],
+        }
     }
 
     fn embed(&self, ids: &Tensor) -> Result<Tensor> {

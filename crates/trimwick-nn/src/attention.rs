@@ -7,7 +7,9 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, Module};
 
 use crate::builder::VarBuilder;
+use crate::feed::{Feed, FeedSource};
 use crate::kv::KvSlot;
+use crate::layer::Layers;
 use crate::linear::{Linear, linear_init};
 use crate::norm::{RmsNorm, rms_norm};
 use crate::ops;
@@ -85,6 +87,22 @@ impl CausalAttention {
     /// Where keys and values pass on their way to attention and into a cache.
     pub fn kv_slot(&self) -> &KvSlot {
         &self.kv
+    }
+
+    /// The layers that read the input: q, k and v.
+    pub fn inputs(&self) -> Layers {
+        [&self.q_proj, &self.k_proj, &self.v_proj].into_iter().map(|l| l.layer().clone()).collect()
+    }
+
+    /// What feeds the output projection: it is linear in the rows of v, of which groups of query heads share a head.
+    pub fn inner_feed(&self) -> Feed {
+        let AttentionConfig { heads, kv_heads, head_dim, .. } = self.config;
+        let row = |c: usize| c / head_dim / (heads / kv_heads) * head_dim + c % head_dim;
+        let source = FeedSource::Rows {
+            layer: self.v_proj.layer().clone(),
+            rows: (0..heads * head_dim).map(row).collect(),
+        };
+        Feed { source: Some(source), layers: [self.o_proj.layer().clone()].into_iter().collect() }
     }
 
     /// Attention of x `[b, tokens, hidden]` over the cached positions and itself; the cache grows by `tokens`.

@@ -3,7 +3,7 @@
 //! Algorithms act on a built model without `&mut`: a registered layer has interior mutability for its chain of
 //! [`Reparam`]s, its input quantizer and its capture hook.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use candle_core::{Result as CandleResult, Tensor};
 use globset::GlobBuilder;
@@ -27,11 +27,24 @@ pub enum LayerKind {
 
 /// Sees the inputs of a layer while a model runs on calibration data.
 pub trait Capture: Send + Sync {
-    /// Called with the layer's input before it is used: `[.., in]` for a linear layer, detached.
+    /// Called with the layer's input before it is quantized and used: `[.., in]` for a linear layer, detached.
     ///
     /// # Errors
     /// An error ends the forward pass.
     fn input(&self, layer: &Layer, x: &Tensor) -> CandleResult<()>;
+}
+
+/// What a layer adds to its output beside the product with its weight: `y = x·Wᵀ + branch(x) + b`.
+pub trait Branch: std::any::Any + Send + Sync {
+    /// Of the input `[.., in]`, unquantized, the addend `[.., out]`, connected to the branch's parameters in the
+    /// autograd graph.
+    ///
+    /// # Errors
+    /// Tensor operations.
+    fn forward(&self, x: &Tensor) -> CandleResult<Tensor>;
+
+    /// Short name for summaries, such as `"svd"`.
+    fn name(&self) -> &'static str;
 }
 
 struct Inner {
@@ -39,8 +52,10 @@ struct Inner {
     place: Place,
     kind: LayerKind,
     weight: Param,
-    bias: Option<Param>,
+    bias: OnceLock<Param>,
     chain: RwLock<Chain>,
+    input_scale: RwLock<Option<Arc<dyn Reparam>>>,
+    branch: RwLock<Option<Arc<dyn Branch>>>,
     activation: RwLock<Option<Arc<dyn Reparam>>>,
     capture: RwLock<Option<Arc<dyn Capture>>>,
 }
@@ -61,8 +76,10 @@ impl Layer {
             place: Place::new(store, path),
             kind,
             weight,
-            bias,
+            bias: bias.map_or_else(OnceLock::new, OnceLock::from),
             chain: RwLock::default(),
+            input_scale: RwLock::default(),
+            branch: RwLock::default(),
             activation: RwLock::default(),
             capture: RwLock::default(),
         }))
@@ -90,7 +107,19 @@ impl Layer {
 
     /// The bias.
     pub fn bias(&self) -> Option<&Param> {
-        self.0.bias.as_ref()
+        self.0.bias.get()
+    }
+
+    /// Gives a layer without a bias one of `values`, `[out]`: the parameter `path.bias`, saved with the model.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the layer has a bias, a store that no longer exists.
+    pub fn add_bias(&self, values: &Tensor) -> Result<Param> {
+        let param = self.add_param("bias", values)?;
+        match self.0.bias.set(param.clone()) {
+            Ok(()) => Ok(param),
+            Err(_) => Err(Error::Duplicate { name: self.0.place.name_of("bias") }),
+        }
     }
 
     /// The weight that the layer computes with: the chain applied to the stored one.
@@ -166,6 +195,27 @@ impl Layer {
         *self.0.activation.write().unwrap_or_else(PoisonError::into_inner) = reparam;
     }
 
+    /// What the layer's input passes before everything else, if anything: a scale for each channel whose inverse is in
+    /// the weight.
+    pub fn input_scale(&self) -> Option<Arc<dyn Reparam>> {
+        self.0.input_scale.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets or lifts what the layer's input passes first.
+    pub fn set_input_scale(&self, scale: Option<Arc<dyn Reparam>>) {
+        *self.0.input_scale.write().unwrap_or_else(PoisonError::into_inner) = scale;
+    }
+
+    /// What a linear layer adds to its output, if anything.
+    pub fn branch(&self) -> Option<Arc<dyn Branch>> {
+        self.0.branch.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets or lifts what a linear layer adds to its output. Layers of other kinds have no branch.
+    pub fn set_branch(&self, branch: Option<Arc<dyn Branch>>) {
+        *self.0.branch.write().unwrap_or_else(PoisonError::into_inner) = branch;
+    }
+
     /// Lets `capture` see the layer's inputs until the returned guard is dropped. One capture at a time: a new
     /// one takes the place of the old.
     pub fn capture(&self, capture: Arc<dyn Capture>) -> CaptureGuard {
@@ -173,12 +223,26 @@ impl Layer {
         CaptureGuard(self.clone())
     }
 
-    /// What every layer does with its input: show it to the capture hook, then reparametrize it.
+    /// What every layer does with its input: scale it, show it to the capture hook, reparametrize it.
     pub(crate) fn see(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.activate(&self.arrive(x)?)
+    }
+
+    /// The input that the weight is multiplied with but for its quantization, shown to the capture hook.
+    pub(crate) fn arrive(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let x = match self.input_scale() {
+            Some(scale) => scale.apply(x)?,
+            None => x.clone(),
+        };
         let capture = self.0.capture.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(capture) = capture {
             capture.input(self, &x.detach())?;
         }
+        Ok(x)
+    }
+
+    /// The reparametrized input.
+    pub(crate) fn activate(&self, x: &Tensor) -> CandleResult<Tensor> {
         match self.activation() {
             Some(a) => a.apply(x),
             None => Ok(x.clone()),
@@ -279,6 +343,12 @@ impl Layers {
             names.push(format!("… ({} layers)", self.0.len()));
         }
         if names.is_empty() { "no layers".into() } else { names.join(", ") }
+    }
+}
+
+impl FromIterator<Layer> for Layers {
+    fn from_iter<I: IntoIterator<Item = Layer>>(layers: I) -> Self {
+        Self(layers.into_iter().collect())
     }
 }
 

@@ -30,30 +30,40 @@ impl Linear {
         Self { layer: embedding.layer().clone() }
     }
 
-    /// The output as a product that has not been made yet; with a bias, the output.
+    /// The output as a product that has not been made yet; with a bias or a branch, the output.
     ///
     /// # Errors
     /// Those of a forward.
     pub fn logits(&self, x: &Tensor) -> Result<Logits> {
-        match self.layer.bias() {
-            Some(_) => Ok(Logits::Whole(self.forward(x)?)),
-            None => Ok(Logits::Product { hidden: self.see(x)?, weight: self.layer.effective_weight()? }),
+        match (self.layer.bias(), self.layer.branch()) {
+            (None, None) => {
+                Ok(Logits::Product { hidden: self.see(x)?.1, weight: self.layer.effective_weight()? })
+            }
+            _ => Ok(Logits::Whole(self.forward(x)?)),
         }
     }
 
-    fn see(&self, x: &Tensor) -> Result<Tensor> {
-        match self.layer.kind() {
+    /// The input as it arrives, and as the weight is multiplied with it: quantized.
+    fn see(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        if self.layer.kind() == LayerKind::Embedding {
             // Tied: what the layer does with its inputs is about token ids.
-            LayerKind::Embedding => Ok(x.clone()),
-            _ => self.layer.see(x),
+            return Ok((x.clone(), x.clone()));
         }
+        let arrived = self.layer.arrive(x)?;
+        let seen = self.layer.activate(&arrived)?;
+        Ok((arrived, seen))
     }
 }
 
 impl Module for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (arrived, seen) = self.see(x)?;
         let bias = self.layer.bias().map(Param::tensor);
-        ops::linear_with_bias(&self.see(x)?, &self.layer.effective_weight()?, bias.as_ref())
+        let y = ops::linear_with_bias(&seen, &self.layer.effective_weight()?, bias.as_ref())?;
+        match self.layer.branch() {
+            Some(branch) => y + branch.forward(&arrived)?,
+            None => Ok(y),
+        }
     }
 }
 

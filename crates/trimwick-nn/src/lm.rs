@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::feed::Feed;
 use crate::ops::Logits;
 
 /// A causal language model as a stack of blocks: algorithms that go block after block, and losses that look at
@@ -36,6 +37,12 @@ pub trait CausalLm: Send + Sync {
     /// # Errors
     /// Tensor operations.
     fn head(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// Which layers of block `index` share an input, and what makes it; those of the head for the number of blocks. In
+    /// the order of the computation. A layer that is in none of them has an input of its own that nothing can scale.
+    fn feeds(&self, _index: usize) -> Vec<Feed> {
+        Vec::new()
+    }
 
     /// What [`CausalLm::head`] gives, or two factors of it: a loss can do without the logits of all tokens at once
     /// ([`crate::ops::head_loss`]).

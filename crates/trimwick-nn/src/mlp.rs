@@ -4,6 +4,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module};
 
 use crate::builder::VarBuilder;
+use crate::feed::{Feed, FeedSource};
+use crate::layer::Layers;
 use crate::linear::{Linear, linear_init};
 use crate::ops;
 
@@ -40,6 +42,21 @@ impl SwiGluMlp {
             up_proj: linear_init(hidden, intermediate, bias, init, vb.pp("up_proj"))?,
             down_proj: linear_init(intermediate, hidden, bias, init, vb.pp("down_proj"))?,
         })
+    }
+
+    /// The layers that read the input: gate and up.
+    pub fn inputs(&self) -> Layers {
+        [&self.gate_proj, &self.up_proj].into_iter().map(|l| l.layer().clone()).collect()
+    }
+
+    /// What feeds down: it is linear in the rows of up.
+    pub fn inner_feed(&self) -> Feed {
+        let layer = self.up_proj.layer().clone();
+        let rows = (0..layer.weight().shape().dims()[0]).collect();
+        Feed {
+            source: Some(FeedSource::Rows { layer, rows }),
+            layers: [self.down_proj.layer().clone()].into_iter().collect(),
+        }
     }
 }
 

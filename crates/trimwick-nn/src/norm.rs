@@ -4,6 +4,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, Module};
 
 use crate::builder::VarBuilder;
+use crate::feed::{Feed, FeedSource};
+use crate::layer::Layers;
 use crate::ops;
 use crate::param::Param;
 
@@ -18,6 +20,12 @@ impl RmsNorm {
     /// The gain, `[size]`.
     pub fn weight(&self) -> &Param {
         &self.weight
+    }
+
+    /// The norm as what feeds `layers`, all that read its output.
+    pub fn feed(&self, layers: Layers) -> Feed {
+        let source = FeedSource::Norm { gain: self.weight.clone(), offset: None };
+        Feed { source: Some(source), layers }
     }
 }
 
@@ -52,6 +60,12 @@ impl LayerNorm {
     /// The offset, `[size]`.
     pub fn bias(&self) -> &Param {
         &self.bias
+    }
+
+    /// The norm as what feeds `layers`, all that read its output.
+    pub fn feed(&self, layers: Layers) -> Feed {
+        let source = FeedSource::Norm { gain: self.weight.clone(), offset: Some(self.bias.clone()) };
+        Feed { source: Some(source), layers }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::saved::INPUT;
 use crate::scheme::Scheme;
 use crate::weight::WeightQuant;
-use crate::{Error, Result};
+use crate::{Error, Result, rescale, svd};
 
 /// Quantizes every layer by `scheme` with the usual [`Options`]: see [`attach_with`].
 ///
@@ -147,11 +147,14 @@ impl Drop for Observation {
 
 /// Takes every scale from the buffers and parameters of the store, after those were loaded from a checkpoint. The
 /// layers have to carry the quantizers that they carried when it was written: [`attach_with`] the same scheme first.
+/// Input scales and branches that passes left are put back too.
 ///
 /// # Errors
 /// A scale that is missing or of another scheme.
 pub fn restore(layers: &Layers) -> Result<()> {
     for layer in layers {
+        rescale::restore(layer)?;
+        svd::restore(layer)?;
         if let Some(quantizer) = weight_quantizer(layer) {
             quantizer.restore()?;
         }

@@ -123,6 +123,34 @@ pub enum Error {
         /// Why.
         source: Box<candle_core::Error>,
     },
+    /// The Hessian of a layer could not be factored, even with damping raised.
+    #[error(
+        "{layer}: the Hessian is not positive definite even with damping {damping}; give more calibration tokens or raise the damping"
+    )]
+    Cholesky {
+        /// Layer path.
+        layer: String,
+        /// The largest damping tried, as a share of the mean diagonal.
+        damping: f64,
+    },
+    /// A budget that nothing fits.
+    #[error(
+        "a budget of {bits:.3} bits a weight: the smallest candidates take {least:.3}; raise it, or add smaller ones"
+    )]
+    Budget {
+        /// The budget, in bits for each weight.
+        bits: f64,
+        /// What the smallest candidates take.
+        least: f64,
+    },
+    /// A mask that was chosen together with quantized weights could not be fixed.
+    #[error("{layer}: mask: {source}")]
+    Mask {
+        /// Layer path.
+        layer: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Of [`trimwick_nn`].
     #[error(transparent)]
     Nn(#[from] trimwick_nn::Error),

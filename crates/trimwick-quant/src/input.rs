@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
+use trimwick_kernels::quant as kernels;
 use trimwick_nn::ops::{self, Scales};
 use trimwick_nn::{Clock, Param, Place, Reparam, Role};
 
@@ -124,6 +125,12 @@ impl InputQuant {
             .iter()
             .for_each(|suffix| self.place.remove_buffer(suffix));
         self.place.remove_param(n.log2);
+    }
+
+    /// What rows of `row` values would be with a static scale that covers `range`, or with dynamic ones.
+    pub(crate) fn trial(&self, x: &[f32], row: usize, range: Extremes) -> Result<Vec<f32>> {
+        let input = InputSpec { spec: self.spec, dynamic: self.dynamic };
+        trial(self.place.path(), self.names.what, &input, x, row, range)
     }
 
     /// Lets what passes by be observed, not quantized, until [`InputQuant::finish`] or [`InputQuant::stop`].
@@ -299,6 +306,34 @@ impl InputQuant {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What rows of `row` values become with a static scale that covers `range`, or with dynamic ones. `layer` and `what`
+/// name them in errors.
+pub(crate) fn trial(
+    layer: &str,
+    what: &'static str,
+    input: &InputSpec,
+    x: &[f32],
+    row: usize,
+    range: Extremes,
+) -> Result<Vec<f32>> {
+    let InputSpec { spec, dynamic } = input;
+    let (grid, block) = (spec.grid(), spec.block(x.len(), row).max(1));
+    let mut y = vec![0f32; x.len()];
+    if !dynamic && !spec.has_global() {
+        let (scale, zero) = match spec.asymmetric() {
+            true => grid.affine(range.least, range.largest),
+            false => (grid.scale(range.amax(), 1.), 0.),
+        };
+        let zero = [zero];
+        kernels::fake_quant(grid, x, block, &[scale], spec.asymmetric().then_some(&zero[..]), &mut y);
+        return Ok(y);
+    }
+    let global = (!dynamic).then(|| grid.global(range.amax()));
+    kernels::fake_quant_dynamic(grid, x, block, global, &mut y)
+        .map_err(|e| Error::named(candle_core::Error::wrap(e), layer, what, x))?;
+    Ok(y)
 }
 
 impl Reparam for InputQuant {

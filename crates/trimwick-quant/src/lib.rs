@@ -55,6 +55,28 @@
 //! # }
 //! ```
 //!
+//! # One-shot algorithms
+//!
+//! They start training well, or do without it. Each is a [`Pass`]: [`run_pass`] shows it what layers see of calibration
+//! data, [`run_pass_on_model`] goes through a language model block after block, each on the outputs of those that are
+//! done. Attach the scheme first; passes compose, in this order.
+//!
+//! | pass | what it does | needs |
+//! |---|---|---|
+//! | [`SmoothQuant`] | moves outliers of the input into the weight | a quantized input |
+//! | [`AwqScale`] | gives weights that meet large inputs more of the grid | a quantized weight |
+//! | [`AwqClip`] | narrows the range of each group | frozen or learned scales |
+//! | [`SvdQuant`] | a branch of low rank carries the outliers of the weight | a quantized weight, no mask |
+//! | [`Gptq`] | rounds column by column, jointly with pruning if asked | frozen or learned scales |
+//! | [`BiasCorrection`] | puts the mean of the output right | |
+//!
+//! Rounding to nearest with ranges that are searched for the least squared error needs no data: [`Range::Mse`]. [`mixed`]
+//! chooses a scheme for each layer under a budget. Every pass reports the signal-to-noise ratio of each layer's output
+//! before and after ([`LayerReport`]).
+//!
+//! Scales of input channels go into what makes the input, where a model says what that is ([`trimwick_nn::Feed`]); else
+//! the layer divides its input itself ([`InputScale`]), which formats of plain weights cannot say.
+//!
 //! # What is saved
 //!
 //! Beside `L.weight` of a layer `L`, all f32 unless said otherwise. Buffers come and go with the quantizer; the learned
@@ -68,6 +90,9 @@
 //! | `weight_shared_global_scale` | `[1]` | the same of fused layers: [`share_global`] |
 //! | `weight_range` | `[2, blocks]` | ema: averages of least and largest values |
 //! | `weight_log2_scale` | `[blocks]`, trainable | learned scales |
+//! | `weight_scale_pinned` | `[1]` | scales that were chosen with the weight: calibration keeps them |
+//! | `input_channel_scale` | `[in]` | what an [`InputScale`] divides by |
+//! | `svd_down`, `svd_up` | `[rank, in]`, `[out, rank]` | the branch of [`SvdQuant`] |
 //! | `input_scale`, `input_zero_point`, `input_global_scale` | `[1]` | static inputs |
 //! | `input_range`, `input_seen` | `[2]` | least and largest input of calibration; of the step under way (ema) |
 //! | `input_histogram` | `[2049]`, i64 | counts of magnitudes, and the exponent of their end |
@@ -79,21 +104,33 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod awq;
+mod bias;
 mod codes;
 mod error;
+mod gptq;
 mod histogram;
 mod input;
 pub mod kv;
+pub mod mixed;
 mod observer;
 mod options;
 mod owns;
+mod pass;
 mod presets;
 mod range;
+mod report;
+mod rescale;
 mod rules;
 mod saved;
+mod scaling;
 mod schedule;
 mod scheme;
+mod seen;
+mod smooth;
 mod spec;
+mod svd;
+mod trial;
 mod weight;
 mod words;
 
@@ -101,14 +138,24 @@ pub use attach::{
     attach, attach_with, calibrate, calibrate_all, detach, input_quantizer, refresh, restore, set_enabled,
     share_global, weight_quantizer,
 };
+pub use awq::{AwqClip, AwqScale};
+pub use bias::BiasCorrection;
 pub use codes::{Quantized, off_grid, on_grid, quantized};
 pub use error::{Error, Result};
+pub use gptq::{ColumnOrder, FixMask, Gptq, GroupScales, Joint};
 pub use input::InputQuant;
 pub use options::{LEARNED_SCALES, Options, Range, ScalePolicy};
 pub use owns::owns;
+pub use pass::{Part, Pass, Watch, run_pass, run_pass_on_model};
+pub use report::LayerReport;
+pub use rescale::{InputScale, absorb};
 pub use rules::{Rule, govern};
 pub use schedule::QuantSchedule;
 pub use scheme::{InputSpec, Scheme};
+pub use seen::{InputSeen, Needs};
+pub use smooth::{Alpha, SmoothQuant};
 pub use spec::{Granularity, QuantSpec};
+pub use svd::{LowRank, SvdQuant};
+pub use trimwick_kernels::obs::Select;
 pub use trimwick_kernels::quant::{Code, Grid, ScaleFormat};
 pub use weight::WeightQuant;

@@ -20,8 +20,9 @@ const GLOBAL: &str = "weight_global_scale";
 const SHARED: &str = "weight_shared_global_scale";
 const RANGE: &str = "weight_range";
 const LOG2: &str = "weight_log2_scale";
+const PINNED: &str = "weight_scale_pinned";
 /// Every suffix above.
-pub(crate) const SUFFIXES: [&str; 6] = [SCALE, ZERO_POINT, GLOBAL, SHARED, RANGE, LOG2];
+pub(crate) const SUFFIXES: [&str; 7] = [SCALE, ZERO_POINT, GLOBAL, SHARED, RANGE, LOG2, PINNED];
 
 const WHAT: &str = "weight";
 
@@ -49,6 +50,8 @@ struct State {
     global: Option<f32>,
     /// The one that fused layers share, which stays whatever the weight does.
     shared: Option<f32>,
+    /// Whether the scales were chosen together with the weight (GPTQ, a clip search), and calibration keeps them.
+    pinned: bool,
 }
 
 impl State {
@@ -109,7 +112,7 @@ impl WeightQuant {
     /// are an error here as they would be in the forward pass.
     pub(crate) fn calibrate(&self, w: &Tensor) -> Result<()> {
         let values = host(w)?;
-        if self.policy == ScalePolicy::Dynamic {
+        if self.policy == ScalePolicy::Dynamic || self.pinned() {
             return self.scales_of(&values).map(drop);
         }
         let stands = matches!(self.policy, ScalePolicy::Frozen | ScalePolicy::Learned);
@@ -124,7 +127,55 @@ impl WeightQuant {
         }
         let mut state = self.write();
         let (scales, global) = self.find(&values, state.shared)?;
-        self.save_global(&mut state, global)?;
+        self.keep(&mut state, scales, global)?;
+        if matches!(self.policy, ScalePolicy::Ema(_)) {
+            let (min, max) = self.ranges(&values)?;
+            self.save_ranges(&min, &max)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the scales were chosen together with the weight, by GPTQ or a clip search: calibration keeps them.
+    pub fn pinned(&self) -> bool {
+        self.read().pinned
+    }
+
+    /// Whether scales can be chosen for it: not those that follow the weight.
+    pub(crate) fn can_pin(&self) -> bool {
+        matches!(self.policy, ScalePolicy::Frozen | ScalePolicy::Learned)
+    }
+
+    /// Takes effective scales that were chosen together with the weight. `global` is the scale behind e4m3 scales.
+    pub(crate) fn pin(&self, scales: Scales, global: f32) -> Result<()> {
+        let mut state = self.write();
+        self.keep(&mut state, scales, global)?;
+        self.place.set_buffer(PINNED, &Tensor::new(&[1f32], &Device::Cpu)?)?;
+        state.pinned = true;
+        Ok(())
+    }
+
+    /// The scales that calibration would find for `values`, and the scale of the tensor.
+    pub(crate) fn found_for(&self, values: &[f32]) -> Result<(Scales, f32)> {
+        let shared = self.read().shared;
+        self.find(values, shared)
+    }
+
+    /// What `values` would be, with the scales that calibration would find for them.
+    pub(crate) fn trial(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let (scales, _) = self.found_for(values)?;
+        let mut y = vec![0f32; values.len()];
+        let zeros = scales.zeros.as_deref();
+        kernels::fake_quant(self.spec.grid(), values, self.block, &scales.scales, zeros, &mut y);
+        Ok(y)
+    }
+
+    /// The range that scales are found for.
+    pub(crate) fn range(&self) -> Range {
+        self.range
+    }
+
+    fn keep(&self, state: &mut State, scales: Scales, global: f32) -> Result<()> {
+        self.save_global(state, global)?;
         match self.policy {
             ScalePolicy::Learned => {
                 let log2: Vec<f32> = scales.scales.iter().map(|s| s.log2()).collect();
@@ -137,11 +188,7 @@ impl WeightQuant {
                     None => self.place.add_param(LOG2, &log2)?,
                 });
             }
-            _ => self.save_scales(&mut state, scales)?,
-        }
-        if matches!(self.policy, ScalePolicy::Ema(_)) {
-            let (min, max) = self.ranges(&values)?;
-            self.save_ranges(&min, &max)?;
+            _ => self.save_scales(state, scales)?,
         }
         Ok(())
     }
@@ -186,6 +233,7 @@ impl WeightQuant {
             state.global = saved::floats(&self.place, GLOBAL, 1)?.map(|g| g[0]);
             state.shared = saved::floats(&self.place, SHARED, 1)?.map(|g| g[0]);
         }
+        state.pinned = self.place.buffer(PINNED).is_some();
         match self.policy {
             ScalePolicy::Dynamic => {}
             ScalePolicy::Learned => {
@@ -224,6 +272,11 @@ impl WeightQuant {
 
     /// Fixes the scale of the tensor, which fused layers share, and finds the others anew.
     pub(crate) fn share(&self, global: f32, w: &Tensor) -> Result<()> {
+        if self.pinned() {
+            let problem =
+                "its scales were chosen together with its weight; share the scale of the tensor before that";
+            return Err(self.spec.misfit(self.place.path(), problem));
+        }
         self.place.set_buffer(SHARED, &Tensor::new(&[global], &Device::Cpu)?)?;
         self.write().shared = Some(global);
         self.calibrate(w)

@@ -6,6 +6,7 @@ mod gemm;
 mod losses;
 mod masks;
 mod norms;
+mod obs;
 mod optimizer;
 mod pointwise;
 mod random;
