@@ -12,8 +12,8 @@ use trimwick::models::{Llama, ModelSource, OpenOptions, builtin, source};
 use trimwick::nn::{CausalLm, ParamStore};
 use trimwick::sparse::{Pattern, Propagate, SparseGpt, prune_model, violations};
 use trimwick::train::{
-    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, EvaluateOptions, Progress, Schedule, TrainConfig,
-    Trainer, Warmup, Windows, evaluate,
+    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, EvaluateOptions, Guards, MemoryPlan, Progress,
+    Schedule, TrainConfig, Trainer, Warmup, Windows, evaluate,
 };
 
 const CONTEXT: usize = 256;
@@ -70,6 +70,8 @@ fn main() -> anyhow::Result<()> {
             save_every: 0,
             order_seed: 42,
             fingerprint: "01_prune_and_recover".into(),
+            memory: MemoryPlan::None,
+            guards: Guards::default(),
         },
         checkpoints: None,
         metrics: None,

@@ -10,7 +10,8 @@ use trimwick::quant::{self, Options, QuantSchedule, Range, ScalePolicy, Scheme};
 use trimwick::sparse::{self, Magnitude, Pattern};
 use trimwick::train::lora::{BaseFormat, LoraConfig, adapt};
 use trimwick::train::{
-    AdamW, AdamWConfig, BoxError, Decay, Outcome, Schedule, StepHook, TrainConfig, Trainer, Warmup, Windows,
+    AdamW, AdamWConfig, BoxError, Decay, Guards, MemoryPlan, Outcome, Schedule, StepHook, TrainConfig,
+    Trainer, Warmup, Windows,
 };
 
 mod support;
@@ -105,6 +106,8 @@ fn pattern_and_grid_hold_after_every_step() {
                 save_every: 0,
                 order_seed: 1,
                 fingerprint: "test".into(),
+                memory: MemoryPlan::None,
+                guards: Guards::default(),
             },
             checkpoints: None,
             metrics: None,

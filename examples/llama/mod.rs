@@ -9,8 +9,8 @@ use trimwick::formats::safetensors::{Dtype, NewTensor, write};
 use trimwick::models::{Llama, ModelFiles, ModelSource, OpenOptions, Tokenizer, source};
 use trimwick::nn::{CausalLm, ParamStore, Role};
 use trimwick::train::{
-    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, EvaluateOptions, Progress, Schedule, TrainConfig,
-    Trainer, Warmup, Windows, evaluate,
+    AdamW, AdamWConfig, Decay, DistillConfig, Distillation, EvaluateOptions, Guards, MemoryPlan, Progress,
+    Schedule, TrainConfig, Trainer, Warmup, Windows, evaluate,
 };
 
 /// A model and a text, from the command line: `MODEL TEXT.txt [OUT [TOKENS [CONTEXT]]]`.
@@ -93,6 +93,8 @@ impl Job {
                 save_every: 0,
                 order_seed: 42,
                 fingerprint: "example".into(),
+                memory: MemoryPlan::None,
+                guards: Guards::default(),
             },
             checkpoints: None,
             metrics: None,

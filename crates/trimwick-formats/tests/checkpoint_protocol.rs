@@ -63,6 +63,25 @@ fn what_was_saved_comes_back_and_two_are_kept() {
 }
 
 #[test]
+fn a_pinned_step_stays_and_is_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = CheckpointDir::open(temp.path()).unwrap();
+    dir.pin(5);
+    for step in [5, 6, 7, 8] {
+        save(&dir, step);
+    }
+    assert_eq!(steps(temp.path()), ["step-000000000005", "step-000000000007", "step-000000000008"]);
+    assert_eq!(dir.at(5, RECIPE).unwrap().unwrap().step(), 5);
+    assert!(dir.at(6, RECIPE).unwrap().is_none());
+    assert!(dir.at(5, "another").unwrap().is_none());
+    fs::write(temp.path().join("step-000000000005/cursor.json"), "?").unwrap();
+    assert!(dir.at(5, RECIPE).unwrap().is_none(), "it does not verify");
+    dir.pin(8);
+    save(&dir, 9);
+    assert_eq!(steps(temp.path()), ["step-000000000008", "step-000000000009"]);
+}
+
+#[test]
 fn the_same_checkpoint_is_the_same_bytes() {
     let temp = tempfile::tempdir().unwrap();
     let [one, two] = ["1", "2"].map(|name| save(&CheckpointDir::open(temp.path().join(name)).unwrap(), 7));

@@ -75,7 +75,7 @@ pub fn adamw_masked(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &
 }
 
 /// What the loop multiplies with. Made in f64 and rounded once; 1 − β in f32 would lose bits of β₂.
-struct Factors {
+pub(crate) struct Factors {
     decay: f32,
     beta1: f32,
     rest1: f32,
@@ -88,7 +88,7 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(op: &str, [n, g, m, v]: [usize; 4], h: &AdamW) -> Self {
+    pub(crate) fn new(op: &str, [n, g, m, v]: [usize; 4], h: &AdamW) -> Self {
         assert!(g == n && m == n && v == n, "{op}: w, g, m and v differ in length");
         assert!(h.step > 0, "{op}: steps are counted from 1");
         let t = h.step as f64;
@@ -104,16 +104,21 @@ impl Factors {
             grad_scale: h.grad_scale,
         }
     }
+
+    /// The step of one element.
+    #[inline(always)]
+    pub(crate) fn update(&self, w: &mut f32, g: f32, m: &mut f32, v: &mut f32) {
+        let g = g * self.grad_scale;
+        *m = self.beta1 * *m + self.rest1 * g;
+        *v = self.beta2 * *v + self.rest2 * g * g;
+        *w = *w * self.decay - self.rate * *m / (v.sqrt() * self.root + self.eps);
+    }
 }
 
 wide! {
     fn update(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &Factors) {
-        let &Factors { decay, beta1, rest1, beta2, rest2, rate, root, eps, grad_scale } = h;
         for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-            let g = g * grad_scale;
-            *m = beta1 * *m + rest1 * g;
-            *v = beta2 * *v + rest2 * g * g;
-            *w = *w * decay - rate * *m / (v.sqrt() * root + eps);
+            h.update(w, g, m, v);
         }
     }
 }

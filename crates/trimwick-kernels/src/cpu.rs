@@ -182,6 +182,24 @@ mod tests {
                 adamw(w, &g, m, v, &h);
                 adamw_masked(kw, &g, km, kv, &h, &bits);
             });
+            let blocks = n.div_ceil(MOMENT_BLOCK);
+            for (case, keep) in [("adamw_8bit", None), ("adamw_8bit, masked", Some(&*bits))] {
+                same_at_every_level(case, [n, n, n, blocks, blocks], |[w, m, v, ms, vs]| {
+                    let (mut mc, mut vc) = (vec![0; n], vec![0; n]);
+                    w.copy_from_slice(&x);
+                    ms.fill(0.);
+                    vs.fill(0.);
+                    for (step, g) in (1..).zip([&g, &y]) {
+                        let h = AdamW { step, grad_scale: 0.3, ..AdamW::default() };
+                        let m = Moment8 { codes: &mut mc, scales: &mut *ms };
+                        let v = Moment8 { codes: &mut vc, scales: &mut *vs };
+                        adamw_8bit(w, g, m, v, keep, &Rng::new(7, "moments", step, "w"), &h);
+                    }
+                    for (to, codes) in [(m, mc), (v, vc)] {
+                        to.iter_mut().zip(codes).for_each(|(to, code)| *to = code.into());
+                    }
+                });
+            }
             same_at_every_level("sums", [4], |[out]| {
                 let sum = sum_squares(&x).to_bits();
                 let bits = [sum as u32, (sum >> 32) as u32, all_finite(&x).into(), 0];

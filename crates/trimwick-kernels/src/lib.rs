@@ -50,6 +50,7 @@
 //! an error with its position, and a zero is +0.0 on every grid, so that masks survive them.
 
 mod adamw;
+mod adamw8;
 mod add;
 mod attention;
 mod attention_backward;
@@ -76,6 +77,7 @@ mod select;
 mod swiglu;
 
 pub use adamw::{AdamW, adamw, adamw_masked};
+pub use adamw8::{MOMENT_BLOCK, Moment8, adamw_8bit};
 pub use add::{add, add_assign, add_row, scale, scale_into, sum_rows, zeros};
 pub use attention::{AttentionDims, attention};
 pub use attention_backward::attention_backward;

@@ -18,12 +18,15 @@ struct State {
     step: AtomicU64,
     training: AtomicBool,
     calibrating: AtomicBool,
+    recomputing: AtomicBool,
+    non_finite: AtomicBool,
 }
 
 impl Clock {
     pub(crate) fn new(seed: u64) -> Self {
-        let (training, calibrating) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self(Arc::new(State { seed, step: AtomicU64::new(0), training, calibrating }))
+        let [training, calibrating, recomputing, non_finite] = [const { AtomicBool::new(false) }; 4];
+        let step = AtomicU64::new(0);
+        Self(Arc::new(State { seed, step, training, calibrating, recomputing, non_finite }))
     }
 
     /// The seed of the parameter store.
@@ -59,6 +62,28 @@ impl Clock {
     /// Says that the model runs on calibration data, or no longer.
     pub fn set_calibrating(&self, on: bool) {
         self.0.calibrating.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether the model computes again what it has computed before, for the gradients. Random choices are the same
+    /// ones, being functions of the step; what counts or averages its inputs must not take them a second time.
+    pub fn recomputing(&self) -> bool {
+        self.0.recomputing.load(Ordering::Relaxed)
+    }
+
+    /// Says that the model computes again what it has computed before, or no longer.
+    pub fn set_recomputing(&self, on: bool) {
+        self.0.recomputing.store(on, Ordering::Relaxed);
+    }
+
+    /// Notes that a forward pass is about to fail because of a NaN or an infinity. Candle forgets the type of an
+    /// error that passes through it, so that a trainer could not tell this failure from any other.
+    pub fn note_non_finite(&self) {
+        self.0.non_finite.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a NaN or an infinity was noted since the last call.
+    pub fn take_non_finite(&self) -> bool {
+        self.0.non_finite.swap(false, Ordering::Relaxed)
     }
 
     /// The generator of one stream (such as `"dropout"`) and one name at the current step.

@@ -27,7 +27,8 @@ pub enum LayerKind {
 
 /// Sees the inputs of a layer while a model runs on calibration data.
 pub trait Capture: Send + Sync {
-    /// Called with the layer's input before it is quantized and used: `[.., in]` for a linear layer, detached.
+    /// Called with the layer's input before it is quantized and used: `[.., in]` for a linear layer, detached. Not called
+    /// when the model computes again what it has computed before ([`Clock::recomputing`](crate::Clock::recomputing)).
     ///
     /// # Errors
     /// An error ends the forward pass.
@@ -235,7 +236,9 @@ impl Layer {
             None => x.clone(),
         };
         let capture = self.0.capture.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(capture) = capture {
+        if let Some(capture) = capture
+            && !self.0.place.clock().is_some_and(|clock| clock.recomputing())
+        {
             capture.input(self, &x.detach())?;
         }
         Ok(x)

@@ -262,10 +262,10 @@ impl InputQuant {
         Error::Uncalibrated { layer: self.place.path().into(), what: self.names.what }
     }
 
-    /// Keeps the extremes of a training pass. Seeing a pass twice changes nothing, so that one computed again for its
-    /// gradients does no harm.
+    /// Keeps the extremes of a training pass, but not again of one that is computed again for its gradients.
     fn watch(&self, x: &Tensor) -> Result<()> {
-        if !matches!(self.policy, ScalePolicy::Ema(_)) || !self.clock.as_ref().is_some_and(Clock::training) {
+        let watched = |clock: &Clock| clock.training() && !clock.recomputing();
+        if !matches!(self.policy, ScalePolicy::Ema(_)) || !self.clock.as_ref().is_some_and(watched) {
             return Ok(());
         }
         let mut state = self.lock();
@@ -345,11 +345,17 @@ impl Reparam for InputQuant {
         if !self.enabled() || x.elem_count() == 0 {
             return Ok(x.clone());
         }
-        self.forward(x).map_err(|e| match (e, host(x)) {
-            (Error::Candle(e), Ok(values)) => {
-                Error::named(e, self.place.path(), self.names.what, &values).into()
+        self.forward(x).map_err(|e| {
+            let e = match (e, host(x)) {
+                (Error::Candle(e), Ok(values)) => {
+                    Error::named(e, self.place.path(), self.names.what, &values)
+                }
+                (e, _) => e,
+            };
+            if let (Error::NonFinite { .. }, Some(clock)) = (&e, &self.clock) {
+                clock.note_non_finite();
             }
-            (e, _) => e.into(),
+            e.into()
         })
     }
 

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
+use half::bf16;
+use rayon::prelude::*;
 use trimwick_kernels::quant::{self, Code, Grid, ScaleFormat};
 use trimwick_kernels::{nf4_decode, nf4_encode};
-use trimwick_nn::{Compact, Layer};
+use trimwick_nn::{Compact, Layer, Layers, ops};
 
 use crate::{Error, Result};
 
+/// Elements one task expands.
+const CHUNK: usize = 64 * 1024;
 /// Values that share a scale in NF4.
 const NF4_BLOCK: usize = 64;
 /// Int8 with an f32 scale for each row.
 const INT8: Grid = Grid { code: Code::Int { bits: 8 }, scale: ScaleFormat::F32 };
 
-/// How the frozen weight under an adapter is stored.
+/// How a frozen weight is stored: that under an adapter, or a teacher's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BaseFormat {
     /// As it is.
@@ -26,6 +30,17 @@ pub enum BaseFormat {
     Int8,
     /// 4 bits a value and an f32 scale for each 64 of them: 4.5 bits.
     Nf4,
+}
+
+/// Freezes the weights of layers and stores them in fewer bytes: those of a teacher, above all. They are expanded
+/// anew for each use, and computed with in the parameter's dtype. bf16 loses nothing of a model that came in bf16.
+/// Norm weights and biases stay as they are.
+///
+/// # Errors
+/// A weight that the format does not take, before the first is changed; NaN or infinity in one that is quantized.
+pub fn compact_weights(layers: &Layers, format: BaseFormat) -> Result<()> {
+    layers.iter().try_for_each(|layer| check(layer, format))?;
+    layers.iter().try_for_each(|layer| store(layer, format))
 }
 
 /// Whether the format takes the layer's weight.
@@ -95,6 +110,17 @@ impl<F: Fn(Tensor) -> CandleResult<Tensor> + Send + Sync> Compact for Stored<F> 
     fn expand(&self) -> CandleResult<Tensor> {
         let mut x = Vec::new();
         match &self.codes {
+            Codes::Bf16(t) if t.device().is_cpu() => {
+                // Candle converts on one thread.
+                x.resize(self.shape.elem_count(), 0.);
+                ops::with_slices::<bf16, _, 1>([t], |[t]| {
+                    let widen = |(x, t): (&mut [f32], &[bf16])| {
+                        x.iter_mut().zip(t).for_each(|(x, t)| *x = t.to_f32());
+                    };
+                    x.par_chunks_mut(CHUNK).zip(t.par_chunks(CHUNK)).for_each(widen);
+                    Ok(())
+                })?;
+            }
             Codes::Bf16(t) => return (self.place)(t.clone()),
             Codes::Int8 { codes, scales, cols } => {
                 x.resize(self.shape.elem_count(), 0.);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `state.json` | version, plan, position, roles, optimizer step, hooks |
 //! | `parameters.safetensors` | parameters and buffers in their own dtype |
-//! | `moments.safetensors` | `m.NAME`, `v.NAME` |
+//! | `moments.safetensors` | `m.NAME`, `v.NAME`; in 8 bits also `m_scale.NAME`, `v_scale.NAME` |
 //! | `kept.safetensors` | kept sets, U8 |
 //! | `metrics.jsonl` | the metrics file up to this step |
 //!
@@ -28,7 +28,7 @@ use crate::plan::Plan;
 use crate::state::{Position, SavedRole, TrainState};
 use crate::{Error, Result};
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const STATE: &str = "state.json";
 const PARAMETERS: &str = "parameters.safetensors";
 const MOMENTS: &str = "moments.safetensors";

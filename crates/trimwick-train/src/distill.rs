@@ -13,7 +13,8 @@
 
 use candle_core::{D, DType, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
-use trimwick_nn::{CausalLm, ops};
+use trimwick_nn::CausalLm;
+use trimwick_nn::ops::{self, Logits};
 
 use crate::data::Batch;
 use crate::evaluate::infer_blocks;
@@ -105,18 +106,8 @@ pub struct Loss {
 /// Ids that a model does not take, vocabularies that differ.
 pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation<'_>>) -> Result<Loss> {
     // The teacher goes first: what it needs has been given back before the student's graph is built.
-    let mut theirs = Vec::new();
-    let teacher = match distill {
-        None => None,
-        Some(distill) => {
-            let hidden = infer_blocks(distill.teacher, &batch.inputs, |x| {
-                if distill.config.features > 0. {
-                    theirs.push(x.clone());
-                }
-            })?;
-            Some((distill.teacher.logits(&hidden)?.detach(), distill.config))
-        }
-    };
+    let mut lesson = distill.map(|distill| distill.teach(batch)).transpose()?;
+    let theirs = lesson.as_mut().map(|lesson| std::mem::take(&mut lesson.blocks)).unwrap_or_default();
     let mut errors = Vec::with_capacity(theirs.len());
     let mut x = student.embed(&batch.inputs)?;
     for index in 0..student.blocks() {
@@ -126,18 +117,7 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
         }
     }
     drop(theirs);
-    let teacher = teacher.as_ref().map(|(logits, config)| {
-        let DistillConfig { weight, temperature, features: _ } = *config;
-        ops::Teacher { logits, weight, temperature }
-    });
-    let head = ops::head_loss(&student.logits(&x)?, &batch.targets, IGNORE, teacher)?;
-    let mut loss = Loss {
-        total: head.total,
-        value: head.value,
-        cross_entropy: head.cross_entropy,
-        divergence: head.divergence,
-        features: None,
-    };
+    let mut loss = at_head(student, &x, batch, lesson)?;
     if let Some(distill) = distill
         && !errors.is_empty()
     {
@@ -150,6 +130,48 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
     Ok(loss)
 }
 
+/// What a teacher says about a batch.
+pub(crate) struct Lesson {
+    config: DistillConfig,
+    logits: Logits,
+    /// Outputs of its blocks, `[b, t, hidden]` each; none when features do not count.
+    pub(crate) blocks: Vec<Tensor>,
+}
+
+impl Distillation<'_> {
+    /// Runs the teacher.
+    pub(crate) fn teach(&self, batch: &Batch) -> Result<Lesson> {
+        let mut blocks = Vec::new();
+        let hidden = infer_blocks(self.teacher, &batch.inputs, |x| {
+            if self.config.features > 0. {
+                blocks.push(x.clone());
+            }
+        })?;
+        Ok(Lesson { config: self.config, logits: self.teacher.logits(&hidden)?.detach(), blocks })
+    }
+}
+
+/// The part of the loss that logits give: all of it but the features. `x` is the last block's output.
+pub(crate) fn at_head(
+    student: &dyn CausalLm,
+    x: &Tensor,
+    batch: &Batch,
+    lesson: Option<Lesson>,
+) -> Result<Loss> {
+    let teacher = lesson.as_ref().map(|Lesson { config, logits, .. }| {
+        let DistillConfig { weight, temperature, features: _ } = *config;
+        ops::Teacher { logits, weight, temperature }
+    });
+    let head = ops::head_loss(&student.logits(x)?, &batch.targets, IGNORE, teacher)?;
+    Ok(Loss {
+        total: head.total,
+        value: head.value,
+        cross_entropy: head.cross_entropy,
+        divergence: head.divergence,
+        features: None,
+    })
+}
+
 /// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.
 pub(crate) fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
     let norm = teacher.sqr()?.sum(D::Minus1)?;
@@ -158,6 +180,6 @@ pub(crate) fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult
     ((student - teacher)?.sqr()?.sum(D::Minus1)? / norm)?.mean_all()
 }
 
-fn scalar(t: &Tensor) -> Result<f64> {
+pub(crate) fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }

@@ -71,6 +71,46 @@ pub enum Error {
         /// NaN or an infinity.
         value: f64,
     },
+    /// A gradient is NaN or infinite, and other weights of the step are updated already.
+    #[error(
+        "{what} is {value}; other weights of this step are updated already (memory = \"lean\"): run again, which goes on from the last checkpoint, with a lower learning rate or with non_finite = \"rewind\""
+    )]
+    HalfStep {
+        /// What is not finite.
+        what: String,
+        /// NaN or an infinity.
+        value: f64,
+    },
+    /// A lean step met a gradient for a parameter that it had updated.
+    #[error(
+        "parameter {name}: a gradient came after its update, since which parts of the model use it depends on the data; train with memory = \"blocks\""
+    )]
+    Late {
+        /// The parameter.
+        name: String,
+    },
+    /// A loss far above the last ones.
+    #[error(
+        "the loss of step {step} is {loss}, more than {factor} times {median}, the median of the last ones"
+    )]
+    Spike {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// What the guard allows.
+        factor: f64,
+        /// Median of the last losses.
+        median: f64,
+    },
+    /// One broken step more than the guards allow.
+    #[error("after {skips} skipped steps and rewinds, as many as are allowed: {source}")]
+    GaveUp {
+        /// Steps left out and rewinds before.
+        skips: u32,
+        /// What was broken now.
+        source: Box<Error>,
+    },
     /// The loss of a window of text is NaN or infinite.
     #[error(
         "evaluation: the loss of window {window} is {value}: the model's weights give no finite logits; check the model, or the training that made it"

@@ -8,6 +8,7 @@ use trimwick_kernels as kernels;
 use trimwick_nn::{GradientSink, Param, Role, ops};
 
 use crate::host;
+use crate::walk::Collect;
 use crate::{Error, Result};
 
 /// Accumulates the gradients of the trainable parameters over micro-batches of equal size; what an optimizer
@@ -16,6 +17,8 @@ pub struct Gradients {
     /// Sorted by name.
     params: Vec<Param>,
     sink: GradientSink,
+    /// Which parameters have a gradient of the micro-batch under way.
+    reached: Vec<bool>,
     batches: u32,
     clip: f64,
     norm: Cell<Option<f64>>,
@@ -27,6 +30,7 @@ impl Gradients {
         let mut new = Self {
             params: Vec::new(),
             sink: GradientSink::default(),
+            reached: Vec::new(),
             batches: 0,
             clip: 1.,
             norm: Cell::new(None),
@@ -41,6 +45,7 @@ impl Gradients {
         self.params = params.iter().filter(|p| p.role() == Role::Trainable).cloned().collect();
         self.params.sort_by(|a, b| a.name().cmp(b.name()));
         self.sink.reset(&self.params);
+        self.reached = vec![false; self.params.len()];
         self.batches = 0;
         self.changed();
     }
@@ -52,11 +57,8 @@ impl Gradients {
     /// [`Error::MissingGradient`] when a trainable parameter has none; the sums are of no use then.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         self.sink.backward(loss)?;
-        let missing = self.params.iter().filter(|p| !self.sink.reached(p));
-        refuse_missing(missing)?;
-        self.batches += 1;
-        self.changed();
-        Ok(())
+        self.note();
+        self.close()
     }
 
     /// Adds the gradients of one micro-batch from candle's own backward. Drop the loss before: it holds every activation
@@ -67,6 +69,24 @@ impl Gradients {
     pub fn accumulate(&mut self, grads: GradStore) -> Result<()> {
         refuse_missing(self.params.iter().filter(|p| grads.get(&p.var()).is_none()))?;
         self.sink.absorb(grads)?;
+        self.note();
+        self.close()
+    }
+
+    /// Notes what the last backward has reached.
+    fn note(&mut self) {
+        for (param, reached) in self.params.iter().zip(&mut self.reached) {
+            *reached |= self.sink.reached(param);
+        }
+    }
+
+    /// Ends a micro-batch.
+    ///
+    /// # Errors
+    /// As [`Gradients::backward`].
+    pub(crate) fn close(&mut self) -> Result<()> {
+        refuse_missing(self.params.iter().zip(&self.reached).filter(|(_, r)| !**r).map(|(p, _)| p))?;
+        self.reached.fill(false);
         self.batches += 1;
         self.changed();
         Ok(())
@@ -89,7 +109,6 @@ impl Gradients {
         for param in &self.params {
             let Some(sum) = self.sink.get(param) else { continue };
             let squares = sum_squares(sum)?;
-            // Squares of finite f32 cannot overflow an f64, so this finds every NaN and infinity.
             if !squares.is_finite() {
                 let what = format!("the gradient of {}", param.name());
                 return Err(Error::NonFinite { what, value: squares });
@@ -108,7 +127,7 @@ impl Gradients {
     /// As [`Gradients::norm`].
     pub fn clip(&mut self, max: f64) -> Result<f64> {
         let norm = self.norm()?;
-        self.clip = (max / (norm + 1e-6)).min(1.);
+        self.clip = clip_factor(max, norm);
         Ok(norm)
     }
 
@@ -129,12 +148,33 @@ impl Gradients {
     }
 }
 
-fn refuse_missing<'a>(missing: impl Iterator<Item = &'a Param>) -> Result<()> {
+/// One micro-batch, a segment at a time, which [`Gradients::close`] ends.
+impl Collect for Gradients {
+    fn sink(&mut self) -> &mut GradientSink {
+        &mut self.sink
+    }
+
+    fn passed(&mut self, _segment: usize) -> Result<()> {
+        self.note();
+        Ok(())
+    }
+}
+
+/// What brings a gradient of the norm `norm` to at most `max`.
+pub(crate) fn clip_factor(max: f64, norm: f64) -> f64 {
+    (max / (norm + 1e-6)).min(1.)
+}
+
+/// # Errors
+/// [`Error::MissingGradient`] with the names, if there are any.
+pub(crate) fn refuse_missing<'a>(missing: impl Iterator<Item = &'a Param>) -> Result<()> {
     let names: Vec<String> = missing.map(|p| p.name().to_string()).collect();
     if names.is_empty() { Ok(()) } else { Err(Error::MissingGradient { names }) }
 }
 
-fn sum_squares(t: &Tensor) -> Result<f64> {
+/// Σ x² of a parameter's gradient, which is NaN or infinite exactly when one of its values is: squares of finite f32
+/// cannot overflow an f64.
+pub(crate) fn sum_squares(t: &Tensor) -> Result<f64> {
     if host::fused(t) {
         return Ok(ops::with_slices::<f32, _, 1>([t], |[x]| Ok(kernels::sum_squares(x)))?);
     }

@@ -18,7 +18,8 @@
 //! **Nothing is lost in silence.** Candle drops gradients without an error when an operation has no backward, and the
 //! loss falls all the same. Here a trainable parameter without a gradient ends the run with its name. So do a
 //! trainable parameter that the optimizer was not given, a group pattern that governs nothing, a NaN, and a checkpoint
-//! of other settings. All of them do so before a weight has changed.
+//! of other settings. All of them do so before a weight has changed, but for a NaN in the gradient of a
+//! [lean](MemoryPlan::Lean) step, which says so.
 //!
 //! **A mask holds.** A parameter may carry a kept set ([`trimwick_nn::Param::keep`]): after each update the optimizer
 //! sets what it drops to +0.0, in the weight and in both of its moments, so that momentum cannot bring a pruned weight
@@ -28,31 +29,41 @@
 
 mod base;
 pub mod blockwise;
+mod check;
 mod checkpoint;
 mod data;
 mod distill;
 mod error;
 mod evaluate;
 mod gradients;
+mod guards;
 mod hooks;
 mod host;
+mod lean;
 pub mod lora;
 mod metrics;
+mod moments;
 mod optim;
 mod plan;
 mod schedule;
 mod state;
+mod step;
 mod trainer;
+mod walk;
 
+pub use base::compact_weights;
 pub use data::{Batch, Cursor, Encode, Order, TextFormat, TextSource, Windows};
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_until, infer};
 pub use gradients::Gradients;
+pub use guards::{GuardRecord, Guards, NonFinite};
 pub use hooks::StepHook;
 pub use metrics::{StepRecord, ValidationRecord};
+pub use moments::Moments;
 pub use optim::{AdamW, AdamWConfig, ParamGroup};
 pub use plan::{Data, Plan};
 pub use schedule::{Decay, Schedule, Warmup};
 pub use state::{Best, Position, SavedRole, TrainState};
 pub use trainer::{Outcome, Progress, StepReport, TrainConfig, Trainer, Validation};
+pub use walk::MemoryPlan;

@@ -17,10 +17,11 @@ use candle_core::{DType, Device, Tensor};
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 use trimwick_kernels as kernels;
-use trimwick_nn::{Param, Role, ops};
+use trimwick_nn::{Param, Role};
 
 use crate::gradients::Gradients;
 use crate::host;
+use crate::moments::{Moments, Pair};
 use crate::{Error, Result};
 
 /// Settings of [`AdamW`]; the defaults are PyTorch's, but for no weight decay.
@@ -36,11 +37,13 @@ pub struct AdamWConfig {
     /// Decoupled decay λ of parameters with two or more dimensions: the weight shrinks by `lr·λ` of itself in each
     /// step. Norm weights and biases (one dimension) get none unless a [`ParamGroup`] says so.
     pub weight_decay: f64,
+    /// How the moments are stored.
+    pub moments: Moments,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0. }
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0., moments: Moments::F32 }
     }
 }
 
@@ -58,8 +61,7 @@ pub struct ParamGroup {
 
 struct Entry {
     param: Param,
-    m: Tensor,
-    v: Tensor,
+    moments: Pair,
     lr_scale: f64,
     weight_decay: f64,
     /// The kept set as a tensor, for devices that the bitset loops do not reach.
@@ -78,7 +80,7 @@ impl AdamW {
     ///
     /// # Errors
     /// Settings out of range, a group that governs no parameter, a dtype other than f32 and f64, no trainable
-    /// parameter.
+    /// parameter, 8-bit moments for anything but f32 on the CPU.
     pub fn new(params: Vec<Param>, config: &AdamWConfig, groups: &[ParamGroup]) -> Result<Self> {
         check(config)?;
         let matchers = groups.iter().map(matcher).collect::<Result<Vec<_>>>()?;
@@ -95,8 +97,7 @@ impl AdamW {
             let group = group.map(|i| &groups[i]);
             let default_decay = if param.shape().rank() < 2 { 0. } else { config.weight_decay };
             let entry = Entry {
-                m: param.var().zeros_like()?,
-                v: param.var().zeros_like()?,
+                moments: Pair::new(&param, config.moments)?,
                 lr_scale: group.map_or(1., |g| g.lr_scale),
                 weight_decay: group.and_then(|g| g.weight_decay).unwrap_or(default_decay),
                 kept: None,
@@ -135,26 +136,42 @@ impl AdamW {
             let names = missing.iter().map(|e| e.param.name().to_string()).collect();
             return Err(Error::MissingGradient { names });
         }
-        let step = self.steps + 1;
-        for entry in self.entries.values_mut().filter(|e| e.param.role() == Role::Trainable) {
-            let Some(grad) = grads.get(entry.param.name()) else { continue };
-            let numbers = kernels::AdamW {
-                lr: lr * entry.lr_scale,
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.eps,
-                weight_decay: entry.weight_decay,
-                step,
-                grad_scale: grads.scale() as f32,
-            };
-            if host::fused(&entry.param.var()) {
-                entry.step_fused(grad, &numbers)?;
-            } else {
-                entry.step_composed(grad, &numbers, grads.scale())?;
+        let names: Vec<_> = self.active().map(|e| e.param.name().to_string()).collect();
+        for name in &names {
+            if let Some(grad) = grads.get(name) {
+                self.update(name, grad, grads.scale(), lr)?;
             }
         }
-        self.steps = step;
+        self.advance();
         Ok(())
+    }
+
+    /// Updates one parameter in the step under way, from its gradient times `scale`. The caller has found the gradient
+    /// to be finite, updates each parameter once, and ends the step with [`AdamW::advance`].
+    pub(crate) fn update(&mut self, name: &str, grad: &Tensor, scale: f64, lr: f64) -> Result<()> {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return Err(Error::NotOptimized { names: vec![name.into()] });
+        };
+        let numbers = kernels::AdamW {
+            lr: lr * entry.lr_scale,
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            eps: self.config.eps,
+            weight_decay: entry.weight_decay,
+            step: self.steps + 1,
+            grad_scale: scale as f32,
+        };
+        if host::fused(&entry.param.var()) {
+            let keep = entry.param.keep();
+            entry.moments.step(&entry.param, grad, &numbers, keep.as_deref())
+        } else {
+            entry.step_composed(grad, &numbers, scale)
+        }
+    }
+
+    /// Ends a step.
+    pub(crate) fn advance(&mut self) {
+        self.steps += 1;
     }
 
     /// Number of steps taken.
@@ -177,13 +194,15 @@ impl AdamW {
         &self.config
     }
 
-    /// The moments as `m.NAME` and `v.NAME`, sharing storage with the optimizer: the next step changes them.
+    /// The moments as `m.NAME` and `v.NAME`, sharing storage with the optimizer: the next step changes them. In 8 bits
+    /// those are codes (U8), and `m_scale.NAME` and `v_scale.NAME` their scales.
     pub fn moments(&self) -> BTreeMap<String, Tensor> {
-        let both = |e: &Entry| {
-            let name = e.param.name();
-            [(format!("m.{name}"), e.m.clone()), (format!("v.{name}"), e.v.clone())]
+        let named = |e: &Entry| {
+            let name = e.param.name().to_string();
+            let tensors: Vec<_> = e.moments.tensors().into_iter().map(|(k, t)| (k, t.clone())).collect();
+            tensors.into_iter().map(move |(key, t)| (format!("{key}.{name}"), t))
         };
-        self.entries.values().flat_map(both).collect()
+        self.entries.values().flat_map(named).collect()
     }
 
     /// Puts saved moments and the number of steps back.
@@ -204,14 +223,15 @@ impl AdamW {
                 );
             }
         }
-        if let Some(name) =
-            moments.keys().find(|n| !self.entries.contains_key(n.get(2..).unwrap_or_default()))
-        {
+        let mine = self.moments();
+        if let Some(name) = moments.keys().find(|name| !mine.contains_key(*name)) {
             return Err(trimwick_nn::Error::UnknownParam { name: name.clone() }.into());
         }
+        drop(mine);
         for (name, entry) in &mut self.entries {
-            for (key, slot) in [(format!("m.{name}"), &mut entry.m), (format!("v.{name}"), &mut entry.v)] {
-                if let Some(t) = moments.remove(&key) {
+            let keys: Vec<_> = entry.moments.tensors().iter().map(|(k, _)| format!("{k}.{name}")).collect();
+            for (key, slot) in keys.iter().zip(entry.moments.tensors_mut()) {
+                if let Some(t) = moments.remove(key) {
                     // A copy: the caller may still hold the tensor, and steps write in place.
                     *slot = t.to_device(slot.device())?.copy()?;
                 }
@@ -227,31 +247,13 @@ impl AdamW {
 }
 
 impl Entry {
-    fn step_fused(&self, grad: &Tensor, h: &kernels::AdamW) -> Result<()> {
-        let var = self.param.var();
-        let (w, m, v) = (var.as_tensor(), &self.m, &self.v);
-        let keep = self.param.keep();
-        ops::with_slices::<f32, _, 1>([grad], |[g]| {
-            host::update(w, |w| {
-                host::update(m, |m| {
-                    host::update(v, |v| {
-                        match &keep {
-                            Some(keep) => kernels::adamw_masked(w, g, m, v, h, keep),
-                            None => kernels::adamw(w, g, m, v, h),
-                        }
-                        Ok(())
-                    })
-                })
-            })
-        })?;
-        Ok(())
-    }
-
     fn step_composed(&mut self, grad: &Tensor, h: &kernels::AdamW, scale: f64) -> Result<()> {
         let t = h.step as f64;
-        let g = (grad.to_dtype(self.m.dtype())? * scale)?;
-        let m = ((&self.m * h.beta1)? + (&g * (1. - h.beta1))?)?;
-        let v = ((&self.v * h.beta2)? + (g.sqr()? * (1. - h.beta2))?)?;
+        // Codes exist for f32 on the CPU alone, which the fused step takes.
+        let Pair::Full { m, v } = &self.moments else { return Ok(()) };
+        let g = (grad.to_dtype(m.dtype())? * scale)?;
+        let m = ((m * h.beta1)? + (&g * (1. - h.beta1))?)?;
+        let v = ((v * h.beta2)? + (g.sqr()? * (1. - h.beta2))?)?;
         let rate = h.lr / (1. - h.beta1.powf(t));
         let root = (1. - h.beta2.powf(t)).sqrt();
         let update = (&m / ((v.sqrt()? / root)? + h.eps)?)?;
@@ -265,7 +267,7 @@ impl Entry {
             }
         };
         self.param.set(&w)?;
-        (self.m, self.v) = (m.detach(), v.detach());
+        self.moments = Pair::Full { m: m.detach(), v: v.detach() };
         Ok(())
     }
 
@@ -303,7 +305,7 @@ fn matcher(group: &ParamGroup) -> Result<GlobMatcher> {
 }
 
 fn check(config: &AdamWConfig) -> Result<()> {
-    let AdamWConfig { beta1, beta2, eps, weight_decay } = *config;
+    let AdamWConfig { beta1, beta2, eps, weight_decay, moments: _ } = *config;
     for (key, beta) in [("beta1", beta1), ("beta2", beta2)] {
         if !(0. ..1.).contains(&beta) {
             return Err(Error::setting(key, "a number in [0, 1)", beta));

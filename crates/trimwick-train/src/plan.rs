@@ -8,8 +8,10 @@ use serde_json::Value;
 
 use crate::data::Windows;
 use crate::distill::DistillConfig;
+use crate::guards::Guards;
 use crate::optim::AdamWConfig;
 use crate::schedule::Schedule;
+use crate::walk::MemoryPlan;
 use crate::{Error, Result};
 
 /// Every setting that the bytes of a run depend on.
@@ -40,6 +42,12 @@ pub struct Plan {
     pub order_seed: u64,
     /// Seed of the model's random choices.
     pub model_seed: u64,
+    /// What a step keeps in memory: sums run in another order.
+    pub memory: MemoryPlan,
+    /// What a run does about a broken step.
+    pub guards: Guards,
+    /// Steps between two checkpoints, where the guards may go back to one.
+    pub rewind_every: Option<u64>,
 }
 
 /// What tells one token stream from another.

@@ -33,6 +33,11 @@ pub struct Position {
     pub losses: VecDeque<f64>,
     /// The best validation.
     pub best: Option<Best>,
+    /// Steps that were left out and rewinds: what the guards of the run allow only so many of. Not undone by a rewind,
+    /// no more than the cursor and the forward passes are.
+    pub skips: u32,
+    /// Norm of the last step's gradient, which a lean step is clipped by; `None` where nothing asks for it.
+    pub grad_norm: Option<f64>,
 }
 
 /// The lowest validation loss of a run.
@@ -76,7 +81,7 @@ pub struct TrainState {
     pub kept: BTreeMap<String, Arc<[u8]>>,
     /// Steps that the optimizer has taken: the power of its bias corrections.
     pub optimizer_steps: u64,
-    /// The optimizer's moments, `m.NAME` and `v.NAME`.
+    /// The optimizer's moments, by the names of [`AdamW::moments`].
     pub moments: BTreeMap<String, Tensor>,
     /// States of the hooks by name, `null` for those that have none.
     pub hooks: BTreeMap<String, Value>,

@@ -2,26 +2,29 @@
 //!
 //! [`Trainer::run`] reads top to bottom: continue or start, then step, validate, save until done; a step is hooks,
 //! micro-batches, clipping, optimizer, hooks. Nothing reaches the weights before the step's gradient is known to be
-//! finite, and every checkpoint falls between two steps.
+//! finite (but for [`MemoryPlan::Lean`], which says so), and every checkpoint falls between two steps.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use trimwick_formats::checkpoint::{CheckpointDir, Rejected};
-use trimwick_nn::{CausalLm, Clock, ParamStore, Role};
+use trimwick_nn::{CausalLm, ParamStore};
 
-use crate::data::{Batch, Windows};
-use crate::distill::{self, Distillation, Loss};
+use crate::data::Windows;
+use crate::distill::Distillation;
 use crate::error::BoxError;
-use crate::evaluate::{EvaluateOptions, Evaluation, check_context, evaluate};
+use crate::evaluate::{EvaluateOptions, Evaluation, evaluate};
 use crate::gradients::Gradients;
+use crate::guards::{Guards, step_tokens};
 use crate::hooks::StepHook;
+use crate::lean::Uses;
 use crate::metrics::{Metrics, StepRecord, ValidationRecord};
 use crate::optim::AdamW;
 use crate::plan::Plan;
 use crate::schedule::Schedule;
 use crate::state::{Best, Position, TrainState};
+use crate::walk::MemoryPlan;
 use crate::{Error, Result};
 
 /// Settings of the loop.
@@ -35,12 +38,17 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// Norm that the gradient is clipped to; `None` for no clipping.
     pub clip: Option<f64>,
-    /// Steps between two checkpoints; 0 for one at the end alone.
+    /// Steps between two checkpoints; 0 for one at the end alone. Where the guards rewind it decides the run's bytes,
+    /// and there is one at the start too.
     pub save_every: u64,
     /// Seed of the order in which windows are visited.
     pub order_seed: u64,
     /// Name of the run, such as a digest of its recipe: only checkpoints of this name are continued.
     pub fingerprint: String,
+    /// What a step keeps in memory.
+    pub memory: MemoryPlan,
+    /// What to do about a broken step.
+    pub guards: Guards,
 }
 
 /// What to score while training.
@@ -76,6 +84,17 @@ pub enum Progress<'a> {
     },
     /// A step is done.
     Step(&'a StepReport),
+    /// A step was broken, and the guards of the run went on: its gradient was dropped, or the weights went back.
+    Guarded {
+        /// The step.
+        step: u64,
+        /// What was broken.
+        cause: &'a str,
+        /// The step that the weights went back to; none when the step was left out.
+        rewound_to: Option<u64>,
+        /// Steps left out and rewinds so far, this one included.
+        skips: u32,
+    },
     /// A validation is done.
     Validated {
         /// Steps done.
@@ -137,53 +156,68 @@ pub struct Trainer<'a> {
     pub report: &'a mut dyn FnMut(Progress<'_>),
 }
 
+/// A run under way.
+pub(crate) struct Run {
+    /// Where it is.
+    pub(crate) at: Position,
+    pub(crate) metrics: Metrics,
+    /// One for all steps: its memory is used again.
+    pub(crate) gradients: Gradients,
+    /// Found out when [`MemoryPlan::Lean`] needs them.
+    pub(crate) uses: Uses,
+}
+
 impl Trainer<'_> {
     /// Trains to the last step, from the newest checkpoint that verifies if there is one.
     ///
     /// # Errors
     /// Settings that no run can have, before anything is read or written; [`Error::OtherRun`] for a checkpoint of
     /// other settings; [`Error::NonFinite`], [`Error::MissingGradient`] and hook failures, none of which has changed a
-    /// weight in its step; checkpoints or metrics that cannot be written.
+    /// weight in its step; [`Error::HalfStep`] and [`Error::Late`] of [`MemoryPlan::Lean`], which have;
+    /// [`Error::GaveUp`] when the guards had enough; checkpoints or metrics that cannot be written.
     pub fn run(mut self) -> Result<Outcome> {
         let plan = self.plan()?;
-        let (mut at, mut metrics) = self.start(&plan)?;
-        let mut saved = at.step;
-        // One for all steps: its memory is used again.
-        let mut gradients = Gradients::new(&[]);
-        while at.step < self.config.steps {
+        let mut run = self.start(&plan)?;
+        let mut saved = run.at.step;
+        while run.at.step < self.config.steps {
             if self.stop.load(Ordering::Relaxed) {
-                if saved < at.step {
-                    self.save(&plan, &at, &metrics)?;
+                if saved < run.at.step {
+                    self.save(&plan, &run)?;
                 }
-                return Ok(Outcome::Stopped { step: at.step });
+                return Ok(Outcome::Stopped { step: run.at.step });
             }
-            self.step(&mut at, &mut metrics, &mut gradients)?;
-            self.validate(&mut at, &mut metrics)?;
+            let before = run.at.step;
+            self.step(&mut run)?;
+            if run.at.step <= before {
+                saved = run.at.step;
+                continue;
+            }
+            self.validate(&mut run)?;
             let every = self.config.save_every;
-            if at.step == self.config.steps || (every > 0 && at.step.is_multiple_of(every)) {
-                self.save(&plan, &at, &metrics)?;
-                saved = at.step;
+            if run.at.step == self.config.steps || (every > 0 && run.at.step.is_multiple_of(every)) {
+                self.save(&plan, &run)?;
+                saved = run.at.step;
             }
         }
         Ok(Outcome::Finished)
     }
 
-    /// One optimizer step.
-    fn step(&mut self, at: &mut Position, metrics: &mut Metrics, gradients: &mut Gradients) -> Result<()> {
+    /// One optimizer step; one that is broken is left out, or takes the run back, where the guards say so.
+    fn step(&mut self, run: &mut Run) -> Result<()> {
         let begun = Instant::now();
-        let step = at.step + 1;
+        let step = run.at.step + 1;
         self.each_hook(step, |hook| hook.before_step(step))?;
 
-        let mean = self.accumulate(at, gradients)?;
-        let grad_norm = match self.config.clip {
-            Some(max) => gradients.clip(max)?,
-            None => gradients.norm()?,
+        let data = (run.at.cursor, run.at.micro_step);
+        let lr = self.schedule.rate(run.at.step);
+        let (mean, grad_norm) = match self.learn(run, lr) {
+            Ok(learned) => learned,
+            Err(error) => return self.guard(run, data, error),
         };
-        let lr = self.schedule.rate(at.step);
-        self.optimizer.step(gradients, lr)?;
 
         self.each_hook(step, |hook| hook.after_step(step))?;
-        let step_tokens = (self.config.accumulate * self.config.batch * self.windows.context()) as u64;
+        let step_tokens = step_tokens(&self.config, self.windows);
+        let at = &mut run.at;
         at.step = step;
         at.tokens += step_tokens;
         at.push_loss(mean.loss);
@@ -198,36 +232,14 @@ impl Trainer<'_> {
             lr,
             grad_norm,
         };
-        metrics.record(&record)?;
-        let (steps, smoothed) = (self.config.steps, at.smoothed());
+        run.metrics.record(&record)?;
+        let (steps, smoothed) = (self.config.steps, run.at.smoothed());
         let seconds = begun.elapsed().as_secs_f64();
         (self.report)(Progress::Step(&StepReport { record, steps, smoothed, step_tokens, seconds }));
         Ok(())
     }
 
-    /// Forward and backward of a step's micro-batches.
-    fn accumulate(&self, at: &mut Position, gradients: &mut Gradients) -> Result<Mean> {
-        let clock = self.store.clock();
-        let _training = Training::on(clock);
-        gradients.reset(&self.store.trainable());
-        let mut mean = Mean::default();
-        for _ in 0..self.config.accumulate {
-            clock.set_step(at.micro_step);
-            let windows = at.cursor.take(self.windows, self.config.order_seed, self.config.batch)?;
-            let batch = Batch::new(&windows, self.store.device())?;
-            let loss = distill::loss(self.model, &batch, self.distill.as_ref())?;
-            if !loss.value.is_finite() {
-                let what = format!("the loss of step {}", at.step + 1);
-                return Err(Error::NonFinite { what, value: loss.value });
-            }
-            mean.add(&loss, self.config.accumulate);
-            gradients.backward(&loss.total)?;
-            at.micro_step += 1;
-        }
-        Ok(mean)
-    }
-
-    fn each_hook(
+    pub(crate) fn each_hook(
         &mut self,
         step: u64,
         mut f: impl FnMut(&mut dyn StepHook) -> Result<(), BoxError>,
@@ -238,14 +250,15 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn validate(&mut self, at: &mut Position, metrics: &mut Metrics) -> Result<()> {
+    fn validate(&mut self, run: &mut Run) -> Result<()> {
+        let at = &mut run.at;
         let Some(validation) = self.validation.as_ref().filter(|v| at.step.is_multiple_of(v.every)) else {
             return Ok(());
         };
         let (device, options) = (self.store.device(), EvaluateOptions::default());
         let evaluation = evaluate(self.model, device, &validation.windows, options, &mut |_, _, _| {})?;
         let Evaluation { loss, perplexity, context, scored, .. } = evaluation;
-        metrics.record(&ValidationRecord {
+        run.metrics.record(&ValidationRecord {
             step: at.step,
             eval_loss: loss,
             eval_perplexity: perplexity,
@@ -260,9 +273,10 @@ impl Trainer<'_> {
     }
 
     /// Continues from the newest checkpoint that verifies, or starts.
-    fn start(&mut self, plan: &Plan) -> Result<(Position, Metrics)> {
+    fn start(&mut self, plan: &Plan) -> Result<Run> {
         let survey = self.checkpoints.map(|dir| dir.survey(&self.config.fingerprint)).transpose()?;
         let (checkpoint, rejected) = survey.map(|s| (s.checkpoint, s.rejected)).unwrap_or_default();
+        let fresh = checkpoint.is_none();
         let (at, text) = match checkpoint {
             None => <(Position, String)>::default(),
             Some(checkpoint) => {
@@ -272,135 +286,22 @@ impl Trainer<'_> {
         };
         let metrics = Metrics::start(self.metrics.as_deref(), text)?;
         (self.report)(Progress::Started { step: at.step, rejected: &rejected });
-        Ok((at, metrics))
+        let run = Run { at, metrics, gradients: Gradients::new(&[]), uses: Uses::default() };
+        if fresh && self.config.guards.rewinds() {
+            self.save(plan, &run)?;
+        }
+        Ok(run)
     }
 
-    fn save(&mut self, plan: &Plan, at: &Position, metrics: &Metrics) -> Result<()> {
+    fn save(&mut self, plan: &Plan, run: &Run) -> Result<()> {
         let Some(dir) = self.checkpoints else { return Ok(()) };
-        let state = TrainState::capture(self.store, &self.optimizer, &self.hooks, at, metrics.text())?;
+        if self.config.guards.rewinds() {
+            dir.pin(self.anchor(run.at.step));
+        }
+        let state =
+            TrainState::capture(self.store, &self.optimizer, &self.hooks, &run.at, run.metrics.text())?;
         let path = state.save(dir, &self.config.fingerprint, plan)?;
-        (self.report)(Progress::Saved { step: at.step, path: &path });
+        (self.report)(Progress::Saved { step: run.at.step, path: &path });
         Ok(())
-    }
-
-    /// Checks the settings against each other and the model, and writes down what decides the run's bytes.
-    fn plan(&self) -> Result<Plan> {
-        let TrainConfig { steps, batch, accumulate, clip, save_every: _, order_seed, fingerprint: _ } =
-            &self.config;
-        for (key, value) in [("steps", *steps), ("batch", *batch as u64), ("accumulate", *accumulate as u64)]
-        {
-            if value == 0 {
-                return Err(Error::setting(key, "at least 1", value));
-            }
-        }
-        if let Some(max) = clip
-            && !(max.is_finite() && *max > 0.)
-        {
-            return Err(Error::setting("clip", "a number > 0", max));
-        }
-        if self.schedule.steps() != *steps {
-            return Err(Error::setting("schedule", format!("one of {steps} steps"), self.schedule.steps()));
-        }
-        self.check_data(self.windows)?;
-        if let Some(validation) = &self.validation {
-            if validation.every == 0 {
-                return Err(Error::setting("validation.every", "at least 1 step", 0));
-            }
-            self.check_data(&validation.windows)?;
-        }
-        if let Some(distill) = &self.distill {
-            let (student, teacher) = (self.model.vocab_size(), distill.teacher().vocab_size());
-            if student != teacher {
-                return Err(Error::setting("distill.teacher", format!("a vocabulary of {student}"), teacher));
-            }
-            check_context(distill.teacher(), self.windows.context())?;
-            let (student, teacher) = (self.model.blocks(), distill.teacher().blocks());
-            if distill.config().features > 0. && student != teacher {
-                return Err(Error::setting(
-                    "distill.features",
-                    format!("a teacher of {student} blocks"),
-                    teacher,
-                ));
-            }
-        }
-        let optimized = |name: &str| self.optimizer.params().any(|p| p.name() == name);
-        let unknown = self.store.trainable().into_iter().filter(|p| !optimized(p.name()));
-        let names: Vec<_> = unknown.map(|p| p.name().to_string()).collect();
-        if !names.is_empty() {
-            return Err(Error::NotOptimized { names });
-        }
-        if self.optimizer.params().all(|p| p.role() != Role::Trainable) {
-            return Err(Error::AllFrozen);
-        }
-        Ok(Plan {
-            steps: *steps,
-            batch: *batch,
-            accumulate: *accumulate,
-            clip: *clip,
-            schedule: self.schedule.clone(),
-            optimizer: self.optimizer.config().clone(),
-            groups: self
-                .optimizer
-                .settings()
-                .map(|(name, scale, decay)| (name.into(), (scale, decay)))
-                .collect(),
-            distill: self.distill.as_ref().map(Distillation::config),
-            validation: self.validation.as_ref().map(|v| (v.every, (&v.windows).into())),
-            data: self.windows.into(),
-            order_seed: *order_seed,
-            model_seed: self.store.clock().seed(),
-        })
-    }
-
-    fn check_data(&self, windows: &Windows) -> Result<()> {
-        if windows.is_empty() {
-            return Err(Error::TooShort { expected: windows.context(), found: windows.ids().len() });
-        }
-        check_context(self.model, windows.context())?;
-        let (vocab, largest) = (self.model.vocab_size(), windows.ids().iter().max().copied().unwrap_or(0));
-        if largest as usize >= vocab {
-            let expected = format!("token ids below the model's vocabulary of {vocab}");
-            return Err(Error::setting("data", expected, largest));
-        }
-        Ok(())
-    }
-}
-
-/// Switches dropout and the like on, and off again on every way out.
-struct Training<'a>(&'a Clock);
-
-impl<'a> Training<'a> {
-    fn on(clock: &'a Clock) -> Self {
-        clock.set_training(true);
-        Self(clock)
-    }
-}
-
-impl Drop for Training<'_> {
-    fn drop(&mut self) {
-        self.0.set_training(false);
-    }
-}
-
-/// Means over the micro-batches of a step.
-#[derive(Default)]
-struct Mean {
-    loss: f64,
-    cross_entropy: f64,
-    divergence: Option<f64>,
-    features: Option<f64>,
-}
-
-impl Mean {
-    fn add(&mut self, loss: &Loss, of: usize) {
-        let part = 1. / of as f64;
-        self.loss += loss.value * part;
-        self.cross_entropy += loss.cross_entropy * part;
-        if let Some(divergence) = loss.divergence {
-            *self.divergence.get_or_insert_default() += divergence * part;
-        }
-        if let Some(features) = loss.features {
-            *self.features.get_or_insert_default() += features * part;
-        }
     }
 }

@@ -100,6 +100,13 @@ impl<'a> RunProgress<'a> {
                 }
             }
             Progress::Step(step) => self.step(step),
+            Progress::Guarded { step, cause, rewound_to, skips } => {
+                let done = match rewound_to {
+                    Some(to) => format!("back to step {to}"),
+                    None => "left out".to_string(),
+                };
+                self.say(&format!("warning: step {step}: {cause}; {done} ({skips} so far)"));
+            }
             Progress::Validated { step, evaluation } => {
                 let ppl = perplexity(evaluation.perplexity);
                 self.say(&format!("step {step}: perplexity {ppl} @ {}", evaluation.context));

@@ -47,6 +47,8 @@ pub struct CheckpointDir {
     root: PathBuf,
     /// What verified since this value exists, and whose it is, so that pruning need not read it again.
     verified: Mutex<BTreeMap<Name, String>>,
+    /// A step whose checkpoint stays whatever is newer.
+    pinned: Mutex<Option<u64>>,
     _lock: Lock,
 }
 
@@ -99,7 +101,13 @@ impl CheckpointDir {
             let holder = if known { quote(holder.trim()) } else { "another process".to_owned() };
             return Err(Error::Locked { path: root.to_owned(), holder });
         };
-        let dir = Self { fs, root: root.to_owned(), verified: Mutex::default(), _lock: lock };
+        let dir = Self {
+            fs,
+            root: root.to_owned(),
+            verified: Mutex::default(),
+            pinned: Mutex::default(),
+            _lock: lock,
+        };
         dir.sweep()?;
         Ok(dir)
     }
@@ -168,6 +176,23 @@ impl CheckpointDir {
         Ok(Survey { checkpoint: None, rejected })
     }
 
+    /// The newest checkpoint of one step and recipe that verifies; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`latest`](Self::latest).
+    pub fn at(&self, step: u64, fingerprint: &str) -> Result<Option<Checkpoint>> {
+        let open = |name: Name| {
+            let path = self.root.join(name.to_string());
+            Checkpoint::expect(self.fs.clone(), &path, step, fingerprint).ok()
+        };
+        Ok(self.names()?.into_iter().rev().filter(|name| name.step == step).find_map(open))
+    }
+
+    /// Keeps the checkpoints of a step, besides the last two, until another step is pinned or this value is dropped.
+    pub fn pin(&self, step: u64) {
+        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
+    }
+
     fn check_space(&self, files: &[Payload<'_>]) -> Result<()> {
         let needed = files.iter().fold(MARGIN, |sum, file| sum.saturating_add(file.bytes));
         let available = self.fs.available_space(&self.root);
@@ -208,11 +233,13 @@ impl CheckpointDir {
         self.fs.sync_dir(&self.root).map_err(|e| Error::io(&self.root, "sync the folder", e))
     }
 
-    /// Removes what is older than the two newest checkpoints of this recipe that verify, `newest` being one.
+    /// Removes what is older than the two newest checkpoints of this recipe that verify, `newest` being one, but for
+    /// the step that is pinned.
     ///
     /// A checkpoint that does not verify protects nothing, so it does not count; other recipes' are left alone.
     fn prune(&self, newest: Name, fingerprint: &str) -> Result<()> {
         let mut kept = 0;
+        let pinned = *self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         for name in self.names()?.into_iter().rev().filter(|&name| name <= newest) {
             let path = self.root.join(name.to_string());
             if kept < KEPT {
@@ -221,6 +248,9 @@ impl CheckpointDir {
                     self.remember(name, fingerprint);
                     kept += 1;
                 }
+                continue;
+            }
+            if pinned == Some(name.step) {
                 continue;
             }
             let ours =

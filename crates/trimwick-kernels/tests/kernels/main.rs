@@ -8,6 +8,7 @@ mod masks;
 mod norms;
 mod obs;
 mod optimizer;
+mod optimizer8;
 mod pointwise;
 mod random;
 mod reference;

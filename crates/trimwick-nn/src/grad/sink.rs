@@ -108,6 +108,24 @@ impl GradientSink {
         self.slots.get(&param.var().id())?.sum()
     }
 
+    /// Empties the sum of one parameter. Its memory is for the next sum of the first one in `to` that has its shape and
+    /// dtype, and no memory; it is given back when there is none.
+    pub fn pass_on<'a>(&mut self, from: &Param, to: impl IntoIterator<Item = &'a Param>) {
+        let Some(slot) = self.slots.get_mut(&from.var().id()) else { return };
+        let Some(memory) = slot.empty() else { return };
+        for param in to {
+            if let Some(slot) = self.slots.get_mut(&param.var().id())
+                && slot.sum().is_none()
+                && slot.spare.is_none()
+                && slot.var.shape() == memory.shape()
+                && slot.var.dtype() == memory.dtype()
+            {
+                slot.spare = Some(memory);
+                return;
+            }
+        }
+    }
+
     /// Takes the sum of a parameter's gradients out, and its memory.
     pub fn take(&mut self, param: &Param) -> Option<Tensor> {
         let slot = self.slots.get_mut(&param.var().id())?;
@@ -139,12 +157,17 @@ impl Slot {
         Self { var, value: Value::None, spare: None, reached: false }
     }
 
-    fn cleared(self) -> Self {
-        let spare = match self.value {
+    fn cleared(mut self) -> Self {
+        let spare = self.empty();
+        Self { spare, reached: false, ..self }
+    }
+
+    /// Takes the memory out, if there is any of its own.
+    fn empty(&mut self) -> Option<Tensor> {
+        match mem::replace(&mut self.value, Value::None) {
             Value::Own(sum) => Some(sum),
-            Value::None | Value::Shared(_) => self.spare,
-        };
-        Self { value: Value::None, spare, reached: false, ..self }
+            Value::None | Value::Shared(_) => self.spare.take(),
+        }
     }
 
     fn sum(&self) -> Option<&Tensor> {

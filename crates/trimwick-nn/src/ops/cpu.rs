@@ -6,29 +6,28 @@ use std::marker::PhantomData;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 use trimwick_kernels::{self as kernels, Real};
 
-/// An element type that the fused CPU kernels take.
-pub trait Elem: WithDType + Real {
+/// An element type of which [`update`] changes tensors.
+pub trait InPlace: WithDType {
     /// The elements of a storage of this type.
     fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
-impl Elem for f32 {
-    fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        match storage {
-            CpuStorage::F32(v) => Some(v),
-            _ => None,
-        }
-    }
+macro_rules! in_place {
+    ($($T:ty: $variant:ident),*) => {
+        $(impl InPlace for $T {
+            fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+                if let CpuStorage::$variant(values) = storage { Some(values) } else { None }
+            }
+        })*
+    };
 }
+in_place!(f32: F32, f64: F64, u8: U8);
 
-impl Elem for f64 {
-    fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        match storage {
-            CpuStorage::F64(v) => Some(v),
-            _ => None,
-        }
-    }
-}
+/// An element type that the fused CPU kernels take.
+pub trait Elem: InPlace + Real {}
+
+impl Elem for f32 {}
+impl Elem for f64 {}
 
 /// Whether every tensor lies on the CPU in one dtype that the fused kernels take.
 pub(crate) fn fused(tensors: &[&Tensor]) -> bool {
@@ -75,7 +74,7 @@ pub fn with_slices<T: WithDType, R, const N: usize>(
 ///
 /// # Errors
 /// A strided tensor, another device or dtype than the CPU's `T`, or whatever `f` reports.
-pub fn update<T: Elem, R>(tensor: &Tensor, f: impl FnOnce(&mut [T]) -> Result<R>) -> Result<R> {
+pub fn update<T: InPlace, R>(tensor: &Tensor, f: impl FnOnce(&mut [T]) -> Result<R>) -> Result<R> {
     let op = Update(RefCell::new(State::Ready(f)), PhantomData);
     tensor.inplace_op1(&op)?;
     match op.0.into_inner() {
@@ -93,7 +92,7 @@ enum State<F, R> {
 
 struct Update<T, F, R>(RefCell<State<F, R>>, PhantomData<T>);
 
-impl<T: Elem, R, F: FnOnce(&mut [T]) -> Result<R>> InplaceOp1 for Update<T, F, R> {
+impl<T: InPlace, R, F: FnOnce(&mut [T]) -> Result<R>> InplaceOp1 for Update<T, F, R> {
     fn name(&self) -> &'static str {
         "update"
     }
@@ -165,6 +164,7 @@ mod tests {
         let t = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
         assert!(update::<f32, _>(&t.t()?, |_| Ok(())).is_err());
         assert!(update::<f64, _>(&t, |_| Ok(())).is_err());
+        assert!(update::<u8, _>(&t, |_| Ok(())).is_err());
         Ok(())
     }
 }

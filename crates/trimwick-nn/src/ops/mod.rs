@@ -19,7 +19,7 @@ mod swiglu;
 
 pub use add::{add, reshape};
 pub use attention::attention;
-pub use cpu::{Elem, cpu_slice, update, with_slices};
+pub use cpu::{Elem, InPlace, cpu_slice, update, with_slices};
 pub(crate) use cpu::{by_dtype, owned, zeros};
 pub use dropout::dropout;
 pub use embedding::embedding;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::train::{Warmup, WarmupRule};
+use super::warmup::{Warmup, WarmupRule};
 use crate::raw::{Choice, Count, Key, Number, Section, SectionSpec};
 use crate::resolve::{ToToml, Writer};
 

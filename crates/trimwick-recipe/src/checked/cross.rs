@@ -10,7 +10,8 @@ use super::model::ModelSpec;
 use super::pretrain::{PretrainSpec, TokenizerSpec};
 use super::prune::{PruneSchedule, PruneSpec};
 use super::quantize::QuantizeSpec;
-use super::train::{TrainLength, TrainSpec, Warmup};
+use super::train::{TrainLength, TrainSpec};
+use super::warmup::Warmup;
 use crate::error::{Fault, FaultKind};
 use crate::raw::{Places, Sink, Slot};
 

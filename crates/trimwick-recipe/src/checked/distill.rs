@@ -34,9 +34,17 @@ static FEATURES: Key<Number> = Key::default(
 )
 .known_as(&["hidden", "squarehead", "feature_weight"]);
 
+static STORAGE: Key<Choice<Storage>> = Key::default(
+    "storage",
+    Choice(&[("f32", Storage::F32), ("bf16", Storage::Bf16)]),
+    "\"f32\"",
+    "How the teacher's weights are kept: bf16 takes half, and is exact for a model that came in bf16.",
+)
+.known_as(&["dtype", "teacher_dtype"]);
+
 /// The declaration of `[distill]`.
 pub(crate) static SPEC: SectionSpec =
-    SectionSpec { keys: &[&TEACHER, &WEIGHT, &TEMPERATURE, &FEATURES], foreign: &[] };
+    SectionSpec { keys: &[&TEACHER, &WEIGHT, &TEMPERATURE, &FEATURES, &STORAGE], foreign: &[] };
 
 /// Distillation from the dense twin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,6 +57,28 @@ pub struct DistillSpec {
     pub temperature: f64,
     /// Factor on the relative error of the blocks' outputs, at least 0.
     pub features: f64,
+    /// How the teacher's weights are kept.
+    pub storage: Storage,
+}
+
+/// How a teacher's weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// As they are computed with.
+    F32,
+    /// In 16 bits, expanded at each use.
+    Bf16,
+}
+
+impl ToToml for Storage {
+    fn to_toml(&self) -> String {
+        match self {
+            Storage::F32 => "f32",
+            Storage::Bf16 => "bf16",
+        }
+        .to_toml()
+    }
 }
 
 /// Who teaches.
@@ -82,8 +112,15 @@ pub(crate) fn read(section: Section<'_>) -> Option<DistillSpec> {
     let weight = section.get(&WEIGHT);
     let temperature = section.get(&TEMPERATURE);
     let features = section.get(&FEATURES);
+    let storage = section.get(&STORAGE);
     section.finish();
-    Some(DistillSpec { teacher: teacher?, weight: weight?, temperature: temperature?, features: features? })
+    Some(DistillSpec {
+        teacher: teacher?,
+        weight: weight?,
+        temperature: temperature?,
+        features: features?,
+        storage: storage?,
+    })
 }
 
 impl DistillSpec {
@@ -93,5 +130,6 @@ impl DistillSpec {
         out.put(&WEIGHT, self.weight);
         out.put(&TEMPERATURE, self.temperature);
         out.put(&FEATURES, self.features);
+        out.put(&STORAGE, self.storage);
     }
 }

@@ -2,39 +2,17 @@
 
 use serde::Serialize;
 
+use super::engine::{self, EngineSpec};
 use super::groups::{self, ParameterGroup};
-use crate::raw::{At, Choice, Count, Key, Number, Raw, Rule, Section, SectionSpec, Slot, Subs, Value};
-use crate::resolve::{ToToml, Writer};
+use super::warmup::{Warmup, WarmupRule};
+use crate::raw::{Choice, Count, Key, Number, Section, SectionSpec, Slot, Subs};
+use crate::resolve::Writer;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Shape {
     Cosine,
     Linear,
     Constant,
-}
-
-/// A fraction of the steps, written with a point, or a number of steps, written without.
-#[derive(Debug)]
-pub(crate) struct WarmupRule;
-
-impl Rule for WarmupRule {
-    type Value = Warmup;
-
-    fn expected(&self) -> String {
-        "a fraction of the steps, from 0.0 and below 1.0, or a whole number of steps".to_string()
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Warmup> {
-        match raw.value {
-            Value::Whole(steps) if steps >= 0 => return Some(Warmup::Steps(steps.unsigned_abs())),
-            Value::Real(fraction) if (0.0..1.0).contains(&fraction) => {
-                return Some(Warmup::Fraction(fraction + 0.0));
-            }
-            Value::Whole(_) | Value::Huge(_) | Value::Real(_) => at.bad_value(raw, self.expected()),
-            _ => at.wrong_type(raw, self.expected()),
-        }
-        None
-    }
 }
 
 static TOKENS: Key<Count> = Key::optional(
@@ -163,6 +141,11 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &SAVE_EVERY,
         &VALIDATE_EVERY,
         &ORDER_SEED,
+        &engine::MEMORY,
+        &engine::MOMENTS,
+        &engine::NON_FINITE,
+        &engine::SPIKE,
+        &engine::SKIPS,
         &GROUPS,
     ],
     foreign: &[
@@ -203,6 +186,9 @@ pub struct TrainSpec {
     pub validate_every: Option<u64>,
     /// Selects the order of the training windows.
     pub order_seed: u64,
+    /// What a step keeps in memory, and what is done about a broken one.
+    #[serde(flatten)]
+    pub engine: EngineSpec,
     /// Parameters that train differently; the last group that matches a parameter holds.
     pub groups: Vec<ParameterGroup>,
 }
@@ -214,16 +200,6 @@ pub enum TrainLength {
     /// After so many tokens, rounded up to whole steps.
     Tokens(u64),
     /// After so many steps of the optimizer.
-    Steps(u64),
-}
-
-/// How long the learning rate climbs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Warmup {
-    /// A fraction of all steps, in [0, 1).
-    Fraction(f64),
-    /// So many steps, fewer than there are.
     Steps(u64),
 }
 
@@ -296,17 +272,9 @@ impl TrainSpec {
         out.put(&SAVE_EVERY, self.save_every);
         out.put(&VALIDATE_EVERY, self.validate_every.unwrap_or(0));
         out.put(&ORDER_SEED, self.order_seed);
+        self.engine.write(out);
         for group in &self.groups {
             group.write(out);
-        }
-    }
-}
-
-impl ToToml for Warmup {
-    fn to_toml(&self) -> String {
-        match self {
-            Warmup::Fraction(fraction) => fraction.to_toml(),
-            Warmup::Steps(steps) => steps.to_toml(),
         }
     }
 }
@@ -326,6 +294,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
     let save_every = section.get(&SAVE_EVERY);
     let validate_every = section.get(&VALIDATE_EVERY);
     let order_seed = section.maybe(&ORDER_SEED);
+    let engine = engine::read(&section, accumulate);
     let groups = section.subs(&GROUPS).and_then(|groups| {
         let groups: Vec<_> = groups.into_iter().map(groups::read).collect();
         groups.into_iter().collect()
@@ -346,6 +315,7 @@ pub(crate) fn read(section: Section<'_>, seed: Option<u64>) -> Option<TrainSpec>
         save_every: save_every?,
         validate_every: Some(validate_every?).filter(|&steps| steps > 0),
         order_seed: order_seed.sound()?.or(seed)?,
+        engine: engine?,
         groups: groups?,
     })
 }

@@ -10,6 +10,7 @@ use super::error::{Result, RunError};
 use super::event::{Event, Stage};
 use super::export::{self, Masked, Written};
 use super::folder::RunFolder;
+use super::inactive::Inactive;
 use super::origin::{self, Built};
 use super::prune;
 use super::quantize::{self, Quantization};
@@ -22,6 +23,8 @@ pub(crate) struct Finished {
     pub(super) written: Written,
     pub(super) pattern: Option<Pattern>,
     pub(super) quantized: Option<Quantization>,
+    /// About masks and quantizers that did nothing.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Run<'_, '_> {
@@ -40,6 +43,8 @@ impl Run<'_, '_> {
             Some(spec) => Some(quantize::describe(&built.store, spec)?),
             None => None,
         };
+        let mut inactive = Inactive::default();
+        inactive.add(&built.store.layers(), &masked)?;
         let folder = self.folder.at("model");
         on_grid(quantized.as_ref(), &folder)?;
         self.go_on()?;
@@ -67,7 +72,16 @@ impl Run<'_, '_> {
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;
-        Ok(Finished { written, pattern, quantized })
+        Ok(Finished { written, pattern, quantized, warnings: self.warn(&inactive) })
+    }
+
+    /// Says what did nothing.
+    pub(super) fn warn(&mut self, inactive: &Inactive) -> Vec<String> {
+        let warnings = inactive.warnings();
+        for warning in &warnings {
+            (self.report)(Event::Note(format!("warning: {warning}")));
+        }
+        warnings
     }
 }
 
@@ -101,7 +115,7 @@ pub(crate) fn summarize(
     // Where nothing is trained end to end, training the blocks is all the recovery there is.
     let trained = |name: &str| arms.iter().any(|arm| arm.name == name);
     let recovered = if trained("blockwise") && !trained("recovered") { "blockwise" } else { "recovered" };
-    let Finished { written, pattern, quantized } = finished;
+    let Finished { written, pattern, quantized, warnings } = finished;
     let cost = folder.cost();
     Summary {
         name: recipe.name.clone(),
@@ -123,5 +137,6 @@ pub(crate) fn summarize(
         peak_rss_bytes: cost.peak_rss_bytes,
         seed: recipe.seed,
         digests: written.digests,
+        warnings,
     }
 }

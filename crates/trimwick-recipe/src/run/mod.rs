@@ -15,6 +15,7 @@ mod export;
 mod finish;
 mod folder;
 mod fresh;
+mod inactive;
 mod inputs;
 mod kept;
 mod masks;

@@ -12,6 +12,7 @@ use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use super::export::{Aside, INDEX, Masked, QUANTIZERS, Written, check_range, dtype_of, fold, prove, texts};
 use super::finish::on_grid;
+use super::inactive::Inactive;
 use super::masks::{MASKED_LAYERS, MASKS};
 use super::origin::Origin;
 use super::quantize::{Quantization, Tally};
@@ -52,12 +53,13 @@ pub(crate) fn export(
     folder: &Path,
     go_on: &dyn Fn() -> Result<()>,
     report: Report<'_>,
-) -> Result<(Written, Option<Quantization>)> {
+) -> Result<(Written, Option<Quantization>, Inactive)> {
     let aside = Aside::new(folder)?;
     let (blocks, total) = (stored.blocks(), stored.blocks() + 2);
     let (written, of, beside) = (Written::default(), BTreeMap::new(), BTreeMap::new());
     let mut shards = Shards { recipe, masked, written, of, beside, proved: 0 };
     let mut tally = recipe.quantize.as_ref().map(Tally::new);
+    let mut inactive = Inactive::default();
     let mut files = Vec::new();
     for piece in 0..total {
         go_on()?;
@@ -78,6 +80,7 @@ pub(crate) fn export(
                 store
             }
         };
+        inactive.add(&store.layers(), masked)?;
         let name = format!("model-{:05}-of-{total:05}.safetensors", piece + 1);
         shards.piece(&store, block, &aside.path.join(&name), &name)?;
         files.push(name);
@@ -93,7 +96,7 @@ pub(crate) fn export(
         written.digests.insert(name.clone(), sha256_file(aside.path.join(name))?);
     }
     aside.finish(folder, &files)?;
-    Ok((written, quantized))
+    Ok((written, quantized, inactive))
 }
 
 impl Shards<'_> {

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use trimwick_nn::Layers;
 use trimwick_train::Windows;
 use trimwick_train::blockwise::BlockReport;
+use trimwick_train::lora::BaseFormat;
 
 use super::error::{Result, RunError};
 use super::event::{Event, Report, Stage};
@@ -16,7 +17,10 @@ use super::origin::{self, Built, Origin};
 use super::summary::Arm as MeasuredArm;
 use super::train::{self, Job};
 use super::{data, export, kept, prune, quantize, snapshot};
-use crate::{Arm, ExportDtype, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Teacher, TrainSpec};
+use crate::{
+    Arm, DistillSpec, ExportDtype, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Storage, Teacher,
+    TrainSpec,
+};
 
 /// The model that pruning leaves.
 const PRUNED: &str = "stages/pruned.safetensors";
@@ -180,13 +184,16 @@ impl Run<'_, '_> {
         Ok(built)
     }
 
-    fn teacher(&self, teacher: Teacher) -> Result<Built> {
+    fn teacher(&self, spec: &DistillSpec) -> Result<Built> {
         let built = self.origin.teacher()?;
-        if teacher == Teacher::DenseTuned {
+        if spec.teacher == Teacher::DenseTuned {
             let path = self.folder.at(TUNED_TEACHER);
             // It was there when its arm was found to be done.
             kept::sealed(&path)?;
             snapshot::restore(&built.store, &path, Some(&snapshot::whole(&built.store, None)))?;
+        }
+        if spec.storage == Storage::Bf16 {
+            trimwick_train::compact_weights(&built.store.layers(), BaseFormat::Bf16)?;
         }
         Ok(built)
     }
@@ -246,7 +253,7 @@ impl Run<'_, '_> {
         (self.report)(Event::Begin(Stage::Train(name)));
         let own = name != "dense_tuned";
         let teacher = match &self.recipe.distill {
-            Some(d) if own => Some((self.teacher(d.teacher)?, d)),
+            Some(d) if own => Some((self.teacher(d)?, d)),
             _ => None,
         };
         let quantizers = match (&student.quantized, &self.recipe.quantize) {

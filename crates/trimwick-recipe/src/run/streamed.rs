@@ -103,13 +103,13 @@ impl Run<'_, '_> {
         (self.report)(Event::Begin(Stage::Export));
         let stop = self.stop;
         let go_on = || if stop.load(Ordering::Relaxed) { Err(RunError::Stopped) } else { Ok(()) };
-        let (written, quantized) =
+        let (written, quantized, inactive) =
             shards::export(stored, self.origin, recipe, &masked, &folder, &go_on, &mut *self.report)?;
         if self.folder.done::<Written>("export")?.is_none() {
             self.folder.finish("export", &written)?;
         }
         self.measure_streamed("exported", tokens, &Exported::open(folder, recipe, stored)?)?;
-        Ok(Finished { written, pattern, quantized })
+        Ok(Finished { written, pattern, quantized, warnings: self.warn(&inactive) })
     }
 }
 

@@ -94,6 +94,9 @@ pub struct Summary {
     pub seed: u64,
     /// SHA-256 of each file of the written model.
     pub digests: BTreeMap<String, String>,
+    /// About masks and quantizers that did nothing.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl Summary {

@@ -65,7 +65,7 @@ pub(crate) fn train(
     let checkpoints = CheckpointDir::open(folder.at(&format!("checkpoints/{}", job.name)))?;
     let distill = match job.teacher {
         Some((teacher, d)) => {
-            let DistillSpec { teacher: _, weight, temperature, features } = *d;
+            let DistillSpec { teacher: _, weight, temperature, features, storage: _ } = *d;
             let config = DistillConfig { weight, temperature, features };
             Some(Distillation::new(&teacher.model, config)?)
         }
@@ -88,6 +88,8 @@ pub(crate) fn train(
             save_every: spec.save_every,
             order_seed: spec.order_seed,
             fingerprint: format!("{}/{}", folder.fingerprint(), job.name),
+            memory: spec.engine.memory,
+            guards: spec.engine.guards,
         },
         checkpoints: Some(&checkpoints),
         metrics: Some(folder.at(job.metrics)),
@@ -115,8 +117,13 @@ pub(crate) fn adapt(built: &Built, spec: &LoraSpec, seed: u64) -> Result<()> {
 }
 
 fn optimizer(spec: &TrainSpec, job: &Job<'_>) -> Result<AdamW> {
-    let config =
-        AdamWConfig { beta1: spec.beta1, beta2: spec.beta2, eps: spec.eps, weight_decay: spec.weight_decay };
+    let config = AdamWConfig {
+        beta1: spec.beta1,
+        beta2: spec.beta2,
+        eps: spec.eps,
+        weight_decay: spec.weight_decay,
+        moments: spec.engine.moments,
+    };
     let learned = job.quantizers.filter(|(_, q)| q.scales == ScalePolicy::Learned);
     let learned = learned.map(|(_, q)| ParamGroup {
         pattern: LEARNED_SCALES.into(),

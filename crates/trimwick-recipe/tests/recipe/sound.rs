@@ -98,6 +98,9 @@ eps = 1e-8
 save_every = 100
 validate_every = 0
 order_seed = 42
+memory = "none"
+moments = "f32"
+non_finite = "abort"
 
 [compare]
 arms = ["dense_tuned", "pruned_magnitude"]
@@ -210,6 +213,39 @@ fn steps_are_rounded_up_and_warmup_leaves_one() {
     assert_eq!(train(&["train.tokens=2048"]).steps(512), 1);
     assert_eq!(train(&["train.tokens=2048", "train.warmup=0.9"]).warmup_steps(512), 0);
     assert_eq!(train(&["train.warmup=0.01"]).warmup_steps(512), 1);
+}
+
+#[test]
+fn memory_and_guards_carry_their_keys() {
+    use trimwick_recipe::{EngineSpec, Storage};
+    use trimwick_train::{Guards, MemoryPlan, Moments, NonFinite};
+    let engine = |overrides: &[&str]| {
+        let recipe = parse(SHORT, overrides);
+        // What is resolved is read again, the optional keys included.
+        assert_eq!(parse(&recipe.resolve(), &[]).train, recipe.train);
+        recipe.train.unwrap().engine
+    };
+    assert_eq!(engine(&[]), EngineSpec::default());
+    let guards = Guards { non_finite: NonFinite::Rewind, spike: Some(4.0), skips: 1 };
+    assert_eq!(
+        engine(&[
+            "train.memory=lean",
+            "train.moments=int8",
+            "train.non_finite=rewind",
+            "train.spike=4",
+            "train.skips=1"
+        ]),
+        EngineSpec { memory: MemoryPlan::Lean, moments: Moments::Int8, guards }
+    );
+    let skip = engine(&["train.memory=blocks", "train.non_finite=skip", "train.accumulate=2"]);
+    assert_eq!(
+        (skip.memory, skip.guards.non_finite, skip.guards.skips),
+        (MemoryPlan::Blocks, NonFinite::Skip, 3)
+    );
+    assert_eq!(engine(&["train.spike=2.5", "train.skips=0"]).guards.spike, Some(2.5));
+    let distill = |overrides: &[&str]| parse(SHORT, overrides).distill.unwrap().storage;
+    assert_eq!(distill(&["distill.weight=0.5"]), Storage::F32);
+    assert_eq!(distill(&["distill.storage=bf16"]), Storage::Bf16);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use trimwick_nn::{
     SwiGluMlpConfig, dropout, embedding, linear, rms_norm,
 };
 use trimwick_train::{
-    AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Gradients, Outcome, Progress, Schedule,
-    StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
+    AdamW, AdamWConfig, BoxError, Decay, DistillConfig, Distillation, Gradients, Guards, MemoryPlan, Outcome,
+    Progress, Schedule, StepHook, TrainConfig, Trainer, Validation, Warmup, Windows,
 };
 
 type Result<T, E = candle_core::Error> = std::result::Result<T, E>;
@@ -94,6 +94,15 @@ pub fn windows(tokens: usize, context: usize) -> Windows {
         })
         .collect();
     Windows::new(ids, context).unwrap()
+}
+
+/// A folder for a run, in memory where the system has such a place: tests of many checkpoints wait for no disk.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match tempfile::tempdir_in(memory) {
+        Ok(dir) => dir,
+        Err(_) => tempfile::tempdir().unwrap(),
+    }
 }
 
 /// The values of every parameter as bits.
@@ -242,7 +251,7 @@ impl Scenario {
                     stop.store(true, Ordering::Relaxed);
                 }
             }
-            Progress::Validated { .. } | Progress::Saved { .. } => {}
+            _ => {}
         };
         let mut config = TrainConfig {
             steps: self.steps,
@@ -252,6 +261,8 @@ impl Scenario {
             save_every: self.save_every,
             order_seed: 3,
             fingerprint: "scenario".into(),
+            memory: MemoryPlan::None,
+            guards: Guards::default(),
         };
         (self.change)(&mut config);
         let checkpoints = CheckpointDir::open(dir.join("checkpoints")).unwrap();

@@ -3,8 +3,11 @@
 mod blockwise;
 mod common;
 mod data;
+mod deep;
 mod gradients;
+mod guards;
 mod lora;
+mod memory;
 mod objective;
 mod optimizer;
 mod resume;

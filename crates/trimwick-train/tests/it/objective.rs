@@ -2,8 +2,10 @@
 
 use candle_core::{DType, Device};
 use trimwick_nn::CausalLm;
+use trimwick_train::lora::BaseFormat;
 use trimwick_train::{
-    Batch, DistillConfig, Distillation, Error, EvaluateOptions, Evaluation, Windows, evaluate, infer, loss,
+    Batch, DistillConfig, Distillation, Error, EvaluateOptions, Evaluation, Windows, compact_weights,
+    evaluate, infer, loss,
 };
 
 use crate::common::{TinyLm, VOCAB, store, windows};
@@ -73,6 +75,33 @@ fn a_teacher_that_agrees_adds_nothing() {
     assert!((got.value - 0.5 * got.cross_entropy).abs() < 1e-15);
     let alone = loss(&student, &batch, None).unwrap();
     assert_eq!((alone.value, alone.divergence), (got.cross_entropy, None));
+}
+
+#[test]
+fn a_teacher_in_bf16_says_what_its_rounded_twin_says() {
+    let (mine, theirs, rounded) = (store(DType::F32, 1), store(DType::F32, 2), store(DType::F32, 2));
+    let student = TinyLm::new(&mine, 0.).unwrap();
+    let (teacher, twin) = (TinyLm::new(&theirs, 0.).unwrap(), TinyLm::new(&rounded, 0.).unwrap());
+    compact_weights(&theirs.layers(), BaseFormat::Bf16).unwrap();
+    for layer in &rounded.layers() {
+        let value = layer.weight().var().as_detached_tensor();
+        let narrow = value.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        assert!(layer.weight().set(&narrow).is_ok());
+    }
+    for layer in &theirs.layers() {
+        assert!(layer.weight().compacted().is_some() && layer.weight().var().elem_count() == 0);
+    }
+    let data = windows(24, 12);
+    let batch = Batch::new(&[data.window(0).unwrap()], &Device::Cpu).unwrap();
+    let config = DistillConfig { weight: 0.5, temperature: 2., features: 1. };
+    let said = |teacher: &TinyLm| {
+        let distill = Distillation::new(teacher, config).unwrap();
+        let got = loss(&student, &batch, Some(&distill)).unwrap();
+        (got.value, got.divergence, got.features)
+    };
+    assert_eq!(said(&teacher), said(&twin));
+    let exact = store(DType::F32, 2);
+    assert_ne!(said(&twin), said(&TinyLm::new(&exact, 0.).unwrap()), "nothing was rounded");
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Reference {
 
 #[test]
 fn fifty_steps_follow_pytorchs_formula() {
-    let config = AdamWConfig { beta1: 0.85, beta2: 0.97, eps: 1e-6, weight_decay: 0.2 };
+    let config = AdamWConfig { beta1: 0.85, beta2: 0.97, eps: 1e-6, weight_decay: 0.2, ..Default::default() };
     let groups = [group("norm.*", 0.25, Some(0.3))];
     // (factor on the rate, decay): the bias gets no decay by default, the norm its group's.
     let expect =

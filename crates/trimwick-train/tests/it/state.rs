@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_nn::{ParamStore, Role};
 use trimwick_train::{
-    AdamW, AdamWConfig, Best, BoxError, Cursor, Data, Decay, DistillConfig, Error, Plan, Position, SavedRole,
-    Schedule, StepHook, TrainState, Warmup,
+    AdamW, AdamWConfig, Best, BoxError, Cursor, Data, Decay, DistillConfig, Error, Guards, MemoryPlan,
+    NonFinite, Plan, Position, SavedRole, Schedule, StepHook, TrainState, Warmup,
 };
 
 use crate::common::{TinyLm, adamw, bits, store};
@@ -47,6 +47,9 @@ fn plan() -> Plan {
         data: Data { context: 8, tokens: 64, hash: "00".into() },
         order_seed: u64::MAX,
         model_seed: 1 << 63,
+        memory: MemoryPlan::Lean,
+        guards: Guards { non_finite: NonFinite::Rewind, spike: Some(0.1 + 0.2), skips: 7 },
+        rewind_every: Some(5),
     }
 }
 
@@ -59,6 +62,8 @@ fn position() -> Position {
         tokens: (1 << 53) + 1,
         losses: [2.1, 0.1 + 0.2, 1.0000000000000002, 5e-324, f64::MAX, f64::MIN_POSITIVE / 3.].into(),
         best: Some(Best { step: 2, loss: 8.41e21 }),
+        skips: 2,
+        grad_norm: Some(0.1 + 0.7),
     }
 }
 
@@ -117,11 +122,11 @@ fn every_field_survives_files_bit_for_bit() {
         hooks: states,
         metrics,
     } = loaded.clone();
-    let Position { step, micro_step, cursor, tokens, losses, best } = at;
+    let Position { step, micro_step, cursor, tokens, losses, best, skips, grad_norm } = at;
     let want = position();
     assert_eq!((step, micro_step, cursor, tokens), (want.step, want.micro_step, want.cursor, want.tokens));
     assert!(losses.iter().map(|l| l.to_bits()).eq(want.losses.iter().map(|l| l.to_bits())), "{losses:?}");
-    assert_eq!(best, want.best);
+    assert_eq!((best, skips, grad_norm), (want.best, want.skips, want.grad_norm));
     assert_eq!(roles.len(), one.params().len());
     assert_eq!((roles["embed.weight"], roles["head.bias"]), (SavedRole::Frozen, SavedRole::Trainable));
     assert_eq!(roles["buffer.u8"], SavedRole::Buffer);
@@ -207,9 +212,9 @@ fn a_state_of_a_newer_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = CheckpointDir::open(dir.path()).unwrap();
     let cases = [
-        (&br#"{"version":2,"future":true}"#[..], "version: expected 1, which this program writes"),
-        (br#"{"plan":{}}"#, "version: expected 1"),
-        (br#"{"version":1}"#, "plan.accumulate: expected 1, found nothing"),
+        (&br#"{"version":3,"future":true}"#[..], "version: expected 2, which this program writes"),
+        (br#"{"plan":{}}"#, "version: expected 2"),
+        (br#"{"version":2}"#, "plan.accumulate: expected 1, found nothing"),
         (b"{", "state: expected the state of a run"),
     ];
     for (bytes, want) in cases {

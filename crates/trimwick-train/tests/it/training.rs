@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use trimwick_formats::checkpoint::CheckpointDir;
 use trimwick_nn::{CausalLm, Clock, Init, ParamStore, Role};
 use trimwick_train::{
-    Decay, DistillConfig, Distillation, Error, Outcome, Progress, Result, Schedule, StepRecord, TrainConfig,
-    Trainer, Validation, ValidationRecord, Warmup, Windows,
+    Decay, DistillConfig, Distillation, Error, Guards, MemoryPlan, Outcome, Progress, Result, Schedule,
+    StepRecord, TrainConfig, Trainer, Validation, ValidationRecord, Warmup, Windows,
 };
 
 use crate::common::{Refresh, Scenario, TinyLm, adamw, bits, store, windows};
@@ -22,6 +22,8 @@ fn config(steps: u64) -> TrainConfig {
         save_every: 0,
         order_seed: 1,
         fingerprint: String::new(),
+        memory: MemoryPlan::None,
+        guards: Guards::default(),
     }
 }
 

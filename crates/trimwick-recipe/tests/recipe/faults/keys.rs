@@ -60,7 +60,7 @@ fn unknown_keys_are_told_what_they_were_meant_to_be() {
         (
             &[(11, "lr = 1e-4\n\"\\u001b[31m\\n\" = 1")],
             &[
-                "r.toml:12: train.\\u{1b}[31m\\u{a}: unknown key; known here: tokens, steps, batch, accumulate, lr, warmup, schedule, min_lr, clip, weight_decay, beta1, beta2, eps, save_every, validate_every, order_seed, groups",
+                "r.toml:12: train.\\u{1b}[31m\\u{a}: unknown key; known here: tokens, steps, batch, accumulate, lr, warmup, schedule, min_lr, clip, weight_decay, beta1, beta2, eps, save_every, validate_every, order_seed, memory, moments, non_finite, spike, skips, groups",
             ],
         ),
     ]);
@@ -163,6 +163,12 @@ fn a_key_that_nothing_reads_is_a_fault() {
             &[(8, "pattern = \"2:4\"\nschedule = \"gradual\"\ndecay = 1e-4")],
             &[
                 "r.toml:10: prune.decay: has no effect: schedule \"gradual\" gives masked weights no gradient; remove it, or write schedule = \"refreshed\"",
+            ],
+        ),
+        (
+            &[(11, "lr = 1e-4\nskips = 3")],
+            &[
+                "r.toml:12: train.skips: has no effect: the first broken step ends the run; remove it, or write non_finite = \"rewind\"",
             ],
         ),
         (

@@ -218,6 +218,14 @@ fn values_that_do_not_go_together_are_faults() {
             ],
         ),
         (
+            &[(11, "lr = 1e-4\nmemory = \"lean\"\naccumulate = 4\nnon_finite = \"skip\"\nspike = 1.0")],
+            &[
+                "r.toml:12: train.memory: expected \"none\" or \"blocks\" with accumulate = 4, found \"lean\"; lean updates weights in each batch: write accumulate = 1, or memory = \"blocks\"",
+                "r.toml:14: train.non_finite: expected \"abort\" or \"rewind\" with memory = \"lean\", found \"skip\"; when a gradient is found to be broken, other weights are updated already; write non_finite = \"rewind\"",
+                "r.toml:15: train.spike: expected a finite number above 1, found 1.0; write for example spike = 4.0",
+            ],
+        ),
+        (
             &[(11, "lr = 1e-4\nmin_lr = 1e-3")],
             &["r.toml:12: train.min_lr: expected at most lr = 0.0001, found 0.001; lower it, or raise lr"],
         ),
