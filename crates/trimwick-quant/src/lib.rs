@@ -65,7 +65,7 @@
 //! | `weight_scale` | `[1]`, `[out]` or `[out, groups]` | frozen and ema scales |
 //! | `weight_zero_point` | the same | asymmetric codes |
 //! | `weight_global_scale` | `[1]` | e4m3 scales, unless dynamic |
-//! | `weight_shared_global_scale` | `[1]` | the same of fused layers: [`share_global`] |
+//! | `weight_shared_global_scale` | `[1]` | the same of fused layers: [`share_global`], [`share_fused`] |
 //! | `weight_range` | `[2, blocks]` | ema: averages of least and largest values |
 //! | `weight_log2_scale` | `[blocks]`, trainable | learned scales |
 //! | `input_scale`, `input_zero_point`, `input_global_scale` | `[1]` | static inputs |
@@ -81,6 +81,7 @@
 mod attach;
 mod codes;
 mod error;
+mod fused;
 mod histogram;
 mod input;
 pub mod kv;
@@ -103,6 +104,7 @@ pub use attach::{
 };
 pub use codes::{Quantized, off_grid, on_grid, quantized};
 pub use error::{Error, Result};
+pub use fused::{fused_groups, has_divisor, share_fused, with_divisor};
 pub use input::InputQuant;
 pub use options::{LEARNED_SCALES, Options, Range, ScalePolicy};
 pub use owns::owns;
