@@ -189,13 +189,13 @@ pub enum Error {
     Quant(#[from] trimwick_quant::Error),
     /// Of [`trimwick_models`].
     #[error(transparent)]
-    Model(#[from] trimwick_models::Error),
+    Model(Box<trimwick_models::Error>),
     /// Of [`trimwick_sparse`].
     #[error(transparent)]
-    Sparse(#[from] trimwick_sparse::Error),
+    Sparse(Box<trimwick_sparse::Error>),
     /// Of a tensor operation.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(Box<candle_core::Error>),
     /// Of [`trimwick_kernels`].
     #[error(transparent)]
     Kernel(#[from] trimwick_kernels::Error),
@@ -222,6 +222,24 @@ impl From<FormatError> for Error {
             },
             error => Self::Format(error),
         }
+    }
+}
+
+impl From<trimwick_models::Error> for Error {
+    fn from(error: trimwick_models::Error) -> Self {
+        Self::Model(Box::new(error))
+    }
+}
+
+impl From<trimwick_sparse::Error> for Error {
+    fn from(error: trimwick_sparse::Error) -> Self {
+        Self::Sparse(Box::new(error))
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(Box::new(error))
     }
 }
 

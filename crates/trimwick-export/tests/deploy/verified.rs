@@ -22,13 +22,21 @@ fn exports_of_one_model_verify_against_each_other() {
         })
         .collect();
     for out in &paths {
-        for other in &paths {
+        // The one of plain floats, and one of codes.
+        for other in [&paths[0], &paths[3]] {
             let found = verify(out, Some(other)).unwrap();
             assert_eq!((found.compared, found.sparse), (found.parameters, 14));
         }
         // A run has its model in a folder of that name.
         verify(out, Some(&dir.path().join("hf"))).unwrap();
     }
+    // Norms are in full in GGUF and of 16 bits in the folder: equal as far as that goes.
+    let half = dir.path().join("half.gguf");
+    export(&model, &options(Target::Gguf, Dense::BF16), &half).unwrap();
+    let folder = dir.path().join("half");
+    export(&model, &options(Target::CompressedTensors, Dense::BF16), &folder).unwrap();
+    verify(&half, Some(&folder)).unwrap();
+    verify(&folder, Some(&half)).unwrap();
     let dense = trained(None, true);
     let plain = dir.path().join("dense");
     export(&dense, &options(Target::Hf, Dense::F32), &plain).unwrap();

@@ -7,6 +7,7 @@
 //! the written file computes.
 
 mod data;
+mod deploy;
 mod error;
 mod event;
 mod export;
