@@ -4,7 +4,7 @@
 //! has one [`Llama`] for all of them, made of the layers of `trimwick-nn`, so that each can be masked, quantized and
 //! trained. Around it stand the parts that turn what people have into what it needs.
 //!
-//! **One way in.** [`source::open`] takes a Hugging Face folder, a `.gguf` file, a hub id or a built-in name, and gives
+//! **One way in.** [`source::open`] takes a Hugging Face folder (plain or quantized), a `.gguf` file, a hub id or a built-in name, and gives
 //! a [`ModelFiles`]: a checked [`LlamaConfig`], the weights as a `trimwick_nn::TensorSource`, and the [`Tokenizer`]. From
 //! there on nothing depends on where the model came from. Parameters have their Hugging Face names and layout; a GGUF
 //! file's are renamed, decoded, and the rows of q and k put back in order on the way.
@@ -60,7 +60,7 @@ pub use block::LlamaBlock;
 pub use config::{Arch, LlamaConfig, MAX_VOCAB};
 pub use error::{Error, Result};
 pub use llama::Llama;
-pub use names::{gguf_to_hf, hf_to_gguf, permute_rows, unpermute_rows};
+pub use names::{gguf_to_hf, hf_to_gguf, permute_rows, permuted_heads, unpermute_rows};
 pub use sampling::{Sampler, SamplingOptions};
 pub use source::{ModelFiles, ModelSource, OpenOptions};
 pub use streamed::StreamedLlama;

@@ -67,6 +67,7 @@ impl Sections<'_> {
         self.check_prune(report);
         self.check_quantize(report);
         self.check_blockwise(report);
+        self.check_targets(report);
         self.check_lora(report);
         self.check_distill(report);
         self.check_arms(report);
@@ -224,6 +225,16 @@ impl Sections<'_> {
                 refresh_every.to_string(),
                 "lower it, or train longer",
             );
+        }
+    }
+
+    /// A format of packed weights needs quantizers.
+    fn check_targets(&self, report: &Report<'_>) {
+        let Some(export) = self.export.filter(|_| self.quantize == Slot::Absent) else { return };
+        if let Some(target) = export.targets.iter().find(|target| target.needs_quantizers()) {
+            let advice = "add a section [quantize], or take gguf or sparse24";
+            let expected = format!("a section [quantize] for {}", target.name());
+            report.conflict("export.targets", expected, "none", advice);
         }
     }
 

@@ -53,6 +53,7 @@ impl Run<'_, '_> {
         if self.folder.done::<Written>("export")?.is_none() {
             self.folder.finish("export", &written)?;
         }
+        self.deploy(built)?;
         let exported = || {
             let source = crate::ModelSource::Folder(folder.clone());
             let files = origin::open_source(&source)?;

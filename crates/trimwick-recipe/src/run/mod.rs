@@ -9,6 +9,7 @@
 mod blocks;
 mod blockwise;
 mod data;
+mod deploy;
 mod error;
 mod event;
 mod export;

@@ -128,6 +128,10 @@ impl Run<'_, '_> {
         } else {
             (self.report)(Event::Begin(Stage::Quantize(NAME)));
             self.calibrate(built, &layers)?;
+            if self.recipe.export.targets.iter().any(|target| target.needs_quantizers()) {
+                // Before training: what is fused there must be trained as one.
+                trimwick_quant::share_fused(&layers)?;
+            }
             snapshot::save(&built.store, &path, trimwick_quant::owns)?;
             kept::seal(&path)?;
         }
