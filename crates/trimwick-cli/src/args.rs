@@ -41,6 +41,9 @@ pub(crate) enum Verb {
     /// Put the weights of a safetensors file on a quantization grid, and prove it on the written bytes.
     #[command(after_help = EXIT_CODES)]
     Quantize(QuantizeArgs),
+    /// Read an export back, every tensor decoded, and compare it bit for bit with the model that it was made from.
+    #[command(after_help = EXIT_CODES)]
+    Verify(VerifyArgs),
     /// The recipes that come with the program.
     #[command(after_help = EXIT_CODES)]
     Recipes(RecipesArgs),
@@ -179,6 +182,20 @@ pub(crate) struct QuantizeArgs {
     /// Overwrite a file that is there.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A folder (plain, compressed-tensors, ModelOpt, GPTQ, AWQ, 2:4 container) or a .gguf file.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// The folder of a run, or another export of the same model: every value must be the same.
+    #[arg(long, value_name = "RUN_OR_FOLDER")]
+    pub(crate) against: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -25,7 +25,7 @@ pub(crate) const BAD_INPUT: u8 = 2;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the work failed: a full disk, a lost connection, a loss that is not finite
+  1    the work failed: a full disk, a lost connection, a loss that is not finite, an export that differs
   2    bad input: usage, a recipe, a file that is missing or malformed; nothing was written
   130  stopped by SIGINT (Ctrl-C); `run` has saved a checkpoint, and the same command continues
   143  stopped by SIGTERM, likewise";
@@ -108,6 +108,7 @@ fn run(error: &RunError) -> bool {
         RunError::Train(e) => train(e),
         RunError::Nn(e) => nn(e),
         RunError::Format(e) => format(e),
+        RunError::Export(e) => export(e),
         RunError::Candle(e) => candle(e),
         _ => true,
     }
@@ -157,7 +158,12 @@ fn quant(error: &QuantError) -> bool {
 
 fn export(error: &ExportError) -> bool {
     match error {
-        ExportError::Proof { .. } | ExportError::Stopped => false,
+        ExportError::Proof { .. }
+        | ExportError::Mismatch { .. }
+        | ExportError::Stopped
+        | ExportError::Sparse(_) => false,
+        ExportError::Model(e) => model(e),
+        ExportError::Candle(e) => candle(e),
         ExportError::Quant(e) => quant(e),
         ExportError::Format(e) => format(e),
         _ => true,

@@ -123,12 +123,79 @@ pub enum Error {
         /// What the written bytes decode to.
         found: f32,
     },
+    /// A target that does not exist.
+    #[error("export target {found:?}: expected one of {known}")]
+    UnknownTarget {
+        /// The name as given.
+        found: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A grid that a target cannot hold exactly.
+    #[error("{target} cannot hold {layer} ({scheme}): {problem}; {nearest}")]
+    Refused {
+        /// The target.
+        target: crate::Target,
+        /// The layer.
+        layer: String,
+        /// What it is quantized by.
+        scheme: String,
+        /// Why not.
+        problem: String,
+        /// What would hold it.
+        nearest: &'static str,
+    },
+    /// A target of packed weights for a model without any.
+    #[error("{target}: no layer is quantized; take hf or gguf, or quantize first")]
+    NothingQuantized {
+        /// The target.
+        target: crate::Target,
+    },
+    /// GGUF without a tokenizer, which llama.cpp would not load.
+    #[error(
+        "{name}: gguf needs the model's tokenizer, and there is none; save its tokenizer.json beside the model"
+    )]
+    NoTokenizer {
+        /// The model.
+        name: String,
+    },
+    /// A store that does not hold the model of its configuration.
+    #[error("tensor {tensor:?} of the model: expected {expected}, found {found}")]
+    Store {
+        /// The tensor.
+        tensor: String,
+        /// What the configuration or the quantizer asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An export that is not what it should be.
+    #[error("{}: {what}: expected {expected}, found {found}", .path.display())]
+    Mismatch {
+        /// The export.
+        path: PathBuf,
+        /// The tensor and element, or the key of the configuration.
+        what: String,
+        /// What it should hold.
+        expected: String,
+        /// What it holds.
+        found: String,
+    },
     /// The caller wanted no more.
     #[error("stopped; nothing was written")]
     Stopped,
     /// Of [`trimwick_quant`].
     #[error(transparent)]
     Quant(#[from] trimwick_quant::Error),
+    /// Of [`trimwick_models`].
+    #[error(transparent)]
+    Model(Box<trimwick_models::Error>),
+    /// Of [`trimwick_sparse`].
+    #[error(transparent)]
+    Sparse(Box<trimwick_sparse::Error>),
+    /// Of a tensor operation.
+    #[error(transparent)]
+    Candle(Box<candle_core::Error>),
     /// Of [`trimwick_kernels`].
     #[error(transparent)]
     Kernel(#[from] trimwick_kernels::Error),
@@ -155,6 +222,24 @@ impl From<FormatError> for Error {
             },
             error => Self::Format(error),
         }
+    }
+}
+
+impl From<trimwick_models::Error> for Error {
+    fn from(error: trimwick_models::Error) -> Self {
+        Self::Model(Box::new(error))
+    }
+}
+
+impl From<trimwick_sparse::Error> for Error {
+    fn from(error: trimwick_sparse::Error) -> Self {
+        Self::Sparse(Box::new(error))
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(Box::new(error))
     }
 }
 

@@ -13,7 +13,11 @@
 //!
 //! Tensors go through one at a time, so that memory is that of the largest tensor in `f32`, whatever the model.
 //!
-//! # The layout
+//! Whole models leave by [`deploy`] in the formats of other runtimes ([`Target`]), each proved the same way: [`verify`]
+//! opens the files with the readers of `trimwick-models` and compares every value. A grid that a target cannot hold
+//! exactly is refused, with the nearest thing that can.
+//!
+//! # The layout of [`quantize_file`]
 //!
 //! A weight `P` of shape `[N, ..]` counts as N rows of K values. In a packed file the parts of `P` are, by the code:
 //!
@@ -40,6 +44,7 @@
 
 #![forbid(unsafe_code)]
 
+mod deploy;
 mod error;
 #[cfg(test)]
 mod faults;
@@ -56,6 +61,7 @@ mod scales;
 mod select;
 mod store;
 
+pub use deploy::{Dense, DeployOptions, Deployed, Target, Trained, Verified, deploy, verify};
 pub use error::{Error, Result};
 pub use packed::{Packed, Part};
 pub use quantize::{Progress, QuantizeOptions, Stage, quantize_file};

@@ -17,9 +17,10 @@
 //! **What can run code is not read.** Pickles are refused, and so are the formats of ggml from before GGUF, each with
 //! the way to convert it.
 //!
-//! **What is written is whole or not there.** [`safetensors::Writer`] streams the same bytes for the same tensors, whatever
-//! order they come in; [`atomic_write`] replaces a file in one step; [`checkpoint`] keeps a run's state through crashes
-//! and full disks, and verifies it before it is believed.
+//! **What is written is whole or not there.** [`safetensors::Writer`] and [`gguf::Writer`] stream a file tensor by tensor,
+//! the same bytes each time; [`atomic_write`] replaces a file in one step; [`checkpoint`] keeps a run's state through
+//! crashes and full disks, and verifies it before it is believed. [`packed`] and [`blocks`] hold codes as deployment
+//! formats do: from codes that are given, never from floats that would be rounded again.
 //!
 //! **Files are read, not mapped**: see [`ByteSource`]. The crate forbids `unsafe`, and it knows neither tensors nor
 //! devices. It hands out plain vectors, so that its tests parse millions of damaged files in seconds.
@@ -29,12 +30,15 @@ mod atomic;
 pub mod blocks;
 pub mod checkpoint;
 mod error;
+mod exact;
 pub mod floats;
 pub mod folder;
 mod foreign;
 pub mod gguf;
 mod hash;
 mod json;
+pub mod minifloat;
+pub mod packed;
 pub mod safetensors;
 mod source;
 

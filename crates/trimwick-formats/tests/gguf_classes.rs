@@ -272,7 +272,6 @@ fn tensor_cases() -> Vec<Case> {
         (10, "10, Q2_K; get the model in Q8_0"),
         (26, "26, an integer type"),
         (28, "28, F64"),
-        (39, "39, MXFP4"),
         (41, "41, which is no type"),
         (u64::from(u32::MAX), "4294967295, which is no type"),
     ];

@@ -4,10 +4,14 @@
 //! has one [`Llama`] for all of them, made of the layers of `trimwick-nn`, so that each can be masked, quantized and
 //! trained. Around it stand the parts that turn what people have into what it needs.
 //!
-//! **One way in.** [`source::open`] takes a Hugging Face folder, a `.gguf` file, a hub id or a built-in name, and gives
+//! **One way in.** [`source::open`] takes a Hugging Face folder (plain or quantized), a `.gguf` file, a hub id or a built-in name, and gives
 //! a [`ModelFiles`]: a checked [`LlamaConfig`], the weights as a `trimwick_nn::TensorSource`, and the [`Tokenizer`]. From
 //! there on nothing depends on where the model came from. Parameters have their Hugging Face names and layout; a GGUF
 //! file's are renamed, decoded, and the rows of q and k put back in order on the way.
+//!
+//! **Whole, or a piece at a time.** A [`StreamedLlama`] reads embedding, blocks and head one by one from the same
+//! sources, each into a store of its own: for models that are larger than memory. Its pieces are those of the whole
+//! [`Llama`], names and bits alike.
 //!
 //! **Checked before it is believed.** A configuration is held to limits under which no product of sizes can overflow,
 //! and every key that would change the computation is honoured or refused by name. The name, shape and type of each tensor
@@ -38,6 +42,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod block;
 pub mod builtin;
 mod config;
 mod error;
@@ -47,14 +52,17 @@ mod llama;
 mod names;
 mod sampling;
 pub mod source;
+mod streamed;
 mod text_file;
 mod tokenizer;
 
+pub use block::LlamaBlock;
 pub use config::{Arch, LlamaConfig, MAX_VOCAB};
 pub use error::{Error, Result};
 pub use llama::Llama;
-pub use names::{gguf_to_hf, hf_to_gguf, permute_rows, unpermute_rows};
+pub use names::{gguf_to_hf, hf_to_gguf, permute_rows, permuted_heads, unpermute_rows};
 pub use sampling::{Sampler, SamplingOptions};
 pub use source::{ModelFiles, ModelSource, OpenOptions};
+pub use streamed::StreamedLlama;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use trimwick_nn::RopeScaling;

@@ -4,87 +4,19 @@
 //! norms, rotary positions. Parameter names are those of Hugging Face checkpoints, logits come for every
 //! position (a language-model loss needs them), and every parameter is reached by the gradient.
 
-use std::sync::Arc;
+use candle_core::{IndexOp, Result, Tensor};
+use trimwick_nn::ops::Logits;
+use trimwick_nn::{CausalLm, DecoderBlock, Embedding, Feed, KvCache, LmHead, Module, VarBuilder};
 
-use candle_core::{D, IndexOp, Result, Tensor};
-use trimwick_nn::ops::{self, Logits};
-use trimwick_nn::{
-    AttentionConfig, CausalAttention, CausalLm, Embedding, Feed, Init, KvCache, Linear, Module, RmsNorm,
-    RopeScaling, Rotary, SwiGluMlp, SwiGluMlpConfig, VarBuilder, embedding_init, linear_init, rms_norm,
-};
-
+use crate::block::{LlamaBlock, LlamaHead, embedding, rotary};
 use crate::config::LlamaConfig;
-
-/// One decoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
-#[derive(Clone, Debug)]
-struct Block {
-    input_layernorm: RmsNorm,
-    self_attn: CausalAttention,
-    post_attention_layernorm: RmsNorm,
-    mlp: SwiGluMlp,
-}
-
-impl Block {
-    fn new(config: &LlamaConfig, index: usize, rotary: Arc<Rotary>, vb: VarBuilder) -> Result<Self> {
-        let eps = config.rms_norm_eps;
-        let init = fresh(config);
-        let attention = AttentionConfig {
-            hidden: config.hidden_size,
-            heads: config.num_heads,
-            kv_heads: config.num_kv_heads,
-            head_dim: config.head_dim,
-            qkv_bias: config.attention_bias,
-            out_bias: config.attention_out_bias,
-            qk_norm_eps: config.qk_norm.then_some(eps),
-            window: config.window_of_layer(index),
-            init,
-        };
-        let mlp = SwiGluMlpConfig {
-            hidden: config.hidden_size,
-            intermediate: config.intermediate_size,
-            bias: config.mlp_bias,
-            init,
-        };
-        Ok(Self {
-            input_layernorm: rms_norm(config.hidden_size, eps, vb.pp("input_layernorm"))?,
-            self_attn: CausalAttention::new(attention, rotary, vb.pp("self_attn"))?,
-            post_attention_layernorm: rms_norm(config.hidden_size, eps, vb.pp("post_attention_layernorm"))?,
-            mlp: SwiGluMlp::new(&mlp, vb.pp("mlp"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor> {
-        let normed = self.input_layernorm.forward(x)?;
-        let attended = match cache {
-            Some(cache) => self.self_attn.forward_cached(&normed, cache)?,
-            None => self.self_attn.forward(&normed)?,
-        };
-        let x = ops::add(x, &attended)?;
-        ops::add(&x, &self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
-    }
-
-    fn feeds(&self) -> Vec<Feed> {
-        vec![
-            self.input_layernorm.feed(self.self_attn.inputs()),
-            self.self_attn.inner_feed(),
-            self.post_attention_layernorm.feed(self.mlp.inputs()),
-            self.mlp.inner_feed(),
-        ]
-    }
-}
-
-/// How weights start when there is no checkpoint: as in Hugging Face's models.
-fn fresh(config: &LlamaConfig) -> Init {
-    Init::Randn { mean: 0., stdev: config.initializer_range }
-}
 
 /// A Llama-family language model.
 #[derive(Clone, Debug)]
 pub struct Llama {
     embed_tokens: Embedding,
-    layers: Vec<Block>,
-    norm: RmsNorm,
-    lm_head: Linear,
+    layers: Vec<LlamaBlock>,
+    head: LlamaHead,
     config: LlamaConfig,
 }
 
@@ -95,32 +27,13 @@ impl Llama {
     /// # Errors
     /// Tensors that the store's source lacks or holds in another shape; a context beyond the configuration's.
     pub fn new(config: &LlamaConfig, context: Option<usize>, vb: VarBuilder) -> Result<Self> {
-        let longest = config.max_position_embeddings;
-        let context = context.unwrap_or(longest);
-        if context > longest {
-            candle_core::bail!("context of {context} tokens: the model has positions for {longest}");
-        }
-        let scaling: Option<RopeScaling> = config.rope_scaling.clone();
-        let rotary = Arc::new(Rotary::new(
-            config.head_dim,
-            context,
-            config.rope_theta,
-            scaling.as_ref(),
-            vb.dtype(),
-            vb.device(),
-        )?);
-        let (model, init) = (vb.pp("model"), fresh(config));
-        let embed_tokens =
-            embedding_init(config.vocab_size, config.hidden_size, init, model.pp("embed_tokens"))?;
+        let rotary = rotary(config, context, vb.dtype(), vb.device())?;
+        let embed_tokens = embedding(config, &vb)?;
         let layers = (0..config.num_layers)
-            .map(|i| Block::new(config, i, rotary.clone(), model.pp("layers").pp(i)))
+            .map(|i| LlamaBlock::new(config, i, rotary.clone(), &vb))
             .collect::<Result<Vec<_>>>()?;
-        let norm = rms_norm(config.hidden_size, config.rms_norm_eps, model.pp("norm"))?;
-        let lm_head = match config.tie_word_embeddings {
-            true => Linear::tied(&embed_tokens),
-            false => linear_init(config.hidden_size, config.vocab_size, false, init, vb.pp("lm_head"))?,
-        };
-        Ok(Self { embed_tokens, layers, norm, lm_head, config: config.clone() })
+        let head = LlamaHead::new(config, &embed_tokens, &vb)?;
+        Ok(Self { embed_tokens, layers, head, config: config.clone() })
     }
 
     /// The configuration that the model was built from.
@@ -144,10 +57,18 @@ impl Llama {
         }
         let mut x = self.embed_tokens.forward(ids)?;
         for (block, cache) in self.layers.iter().zip(caches) {
-            x = block.forward(&x, Some(cache))?;
+            x = block.forward_cached(&x, cache)?;
         }
         let last = x.i((.., x.dim(1)? - 1, ..))?.contiguous()?;
         self.head(&last)
+    }
+
+    /// A handle to one block, which shares its parameters.
+    ///
+    /// # Panics
+    /// When `index` is not below the number of blocks.
+    pub fn decoder_block(&self, index: usize) -> LlamaBlock {
+        self.layers[index].clone()
     }
 }
 
@@ -165,7 +86,7 @@ impl CausalLm for Llama {
     }
 
     fn block_path(&self, index: usize) -> String {
-        format!("model.layers.{index}")
+        LlamaBlock::path_of(index)
     }
 
     fn feeds(&self, index: usize) -> Vec<Feed> {
@@ -173,7 +94,7 @@ impl CausalLm for Llama {
             Some(block) => block.feeds(),
             // A head that shares the embedding's weight must not be scaled for the norm before it.
             None if self.config.tie_word_embeddings => Vec::new(),
-            None => vec![self.norm.feed([self.lm_head.layer().clone()].into_iter().collect())],
+            None => vec![self.head.feed()],
         }
     }
 
@@ -182,15 +103,14 @@ impl CausalLm for Llama {
     }
 
     fn block(&self, index: usize, x: &Tensor) -> Result<Tensor> {
-        self.layers[index].forward(x, None)
+        self.layers[index].forward(x)
     }
 
     fn head(&self, x: &Tensor) -> Result<Tensor> {
-        debug_assert_eq!(x.dim(D::Minus1)?, self.config.hidden_size);
-        self.lm_head.forward(&self.norm.forward(x)?)
+        self.head.logits(x)?.whole()
     }
 
     fn logits(&self, x: &Tensor) -> Result<Logits> {
-        self.lm_head.logits(&self.norm.forward(x)?)
+        self.head.logits(x)
     }
 }

@@ -42,6 +42,7 @@ mod reparam;
 mod rotary;
 mod source;
 mod store;
+mod stream;
 mod wrap;
 
 pub use attention::{AttentionConfig, CausalAttention, KvCache};
@@ -66,4 +67,5 @@ pub use reparam::{Chain, Reparam, Slot};
 pub use rotary::{RopeScaling, Rotary, inverse_frequencies};
 pub use source::{FolderSource, TensorSource};
 pub use store::ParamStore;
+pub use stream::{DecoderBlock, LmHead, LoadedBlock, LoadedEmbedding, LoadedHead, StreamedLm};
 pub use wrap::{Wrap, wrap};

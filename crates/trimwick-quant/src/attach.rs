@@ -189,6 +189,11 @@ pub fn refresh(layers: &Layers) -> Result<()> {
 /// # Errors
 /// A layer whose weight has no such scale.
 pub fn share_global(layers: &Layers) -> Result<()> {
+    share_as(layers, |largest| largest)
+}
+
+/// [`share_global`] with a number near the largest.
+pub(crate) fn share_as(layers: &Layers, near: impl Fn(f32) -> f32) -> Result<()> {
     let mut members = Vec::new();
     let mut largest = 0f32;
     for layer in layers {
@@ -201,7 +206,7 @@ pub fn share_global(layers: &Layers) -> Result<()> {
         largest = largest.max(quantizer.scales_of(&crate::saved::host(&weight)?)?.1);
         members.push((quantizer, weight));
     }
-    members.iter().try_for_each(|(quantizer, weight)| quantizer.share(largest, weight))
+    members.iter().try_for_each(|(quantizer, weight)| quantizer.share(near(largest), weight))
 }
 
 /// The quantizer of a layer's weight.

@@ -87,7 +87,7 @@
 //! | `weight_scale` | `[1]`, `[out]` or `[out, groups]` | frozen and ema scales |
 //! | `weight_zero_point` | the same | asymmetric codes |
 //! | `weight_global_scale` | `[1]` | e4m3 scales, unless dynamic |
-//! | `weight_shared_global_scale` | `[1]` | the same of fused layers: [`share_global`] |
+//! | `weight_shared_global_scale` | `[1]` | the same of fused layers: [`share_global`], [`share_fused`] |
 //! | `weight_range` | `[2, blocks]` | ema: averages of least and largest values |
 //! | `weight_log2_scale` | `[blocks]`, trainable | learned scales |
 //! | `weight_scale_pinned` | `[1]` | scales that were chosen with the weight: calibration keeps them |
@@ -108,6 +108,7 @@ mod awq;
 mod bias;
 mod codes;
 mod error;
+mod fused;
 mod gptq;
 mod histogram;
 mod input;
@@ -142,6 +143,7 @@ pub use awq::{AwqClip, AwqScale};
 pub use bias::BiasCorrection;
 pub use codes::{Quantized, off_grid, on_grid, quantized};
 pub use error::{Error, Result};
+pub use fused::{fused_groups, has_divisor, share_fused, with_divisor};
 pub use gptq::{ColumnOrder, FixMask, Gptq, GroupScales, Joint};
 pub use input::InputQuant;
 pub use options::{LEARNED_SCALES, Options, Range, ScalePolicy};

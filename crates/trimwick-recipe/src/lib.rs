@@ -46,12 +46,13 @@ pub mod run;
 mod shapes;
 mod trainable;
 
+pub use checked::blockwise::{BlockInputs, BlockParts, BlockwiseSpec};
 pub use checked::calibration::CalibrationSpec;
 pub use checked::compare::{Arm, CompareSpec};
 pub use checked::data::{BUILTIN_TEXTS, DataSpec, FileSet, TextFormat, TextSource};
 pub use checked::distill::{DistillSpec, Storage, Teacher};
 pub use checked::engine::EngineSpec;
-pub use checked::export::{ExportDtype, ExportSpec};
+pub use checked::export::{ExportDtype, ExportSpec, ExportTarget};
 pub use checked::groups::ParameterGroup;
 pub use checked::lora::{Base, LoraSpec};
 pub use checked::model::{BUILTIN_MODELS, ModelSource, ModelSpec};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::checked::blockwise::{self, BlockwiseSpec};
 use crate::checked::calibration::{self, CalibrationSpec};
 use crate::checked::compare::{self, CompareSpec};
 use crate::checked::cross::{Report, Sections};
@@ -86,6 +87,14 @@ static QUANTIZE: Key<Sub> = Key::optional(
     "Which layers compute on a grid, in training and after.",
 )
 .known_as(&["quant", "quantization", "qat"]);
+static BLOCKWISE: Key<Sub> = Key::optional(
+    "blockwise",
+    Sub(&blockwise::SPEC),
+    "[blockwise]",
+    "blocks are not trained one by one",
+    "Train each pruned or quantized block against its dense twin, before [train].",
+)
+.known_as(&["block_wise", "blocks", "layerwise"]);
 static LORA: Key<Sub> = Key::optional(
     "lora",
     Sub(&lora::SPEC),
@@ -125,6 +134,7 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &PRUNE,
         &QUANTIZE,
         &TRAIN,
+        &BLOCKWISE,
         &LORA,
         &DISTILL,
         &COMPARE,
@@ -147,6 +157,8 @@ pub struct Recipe {
     pub out: PathBuf,
     /// The model to start from.
     pub model: ModelSpec,
+    /// Whether one block of the model is in memory at a time; then nothing is trained end to end.
+    pub stream: bool,
     /// The texts.
     pub data: DataSpec,
     /// The calibration windows; given exactly where pruning or quantizing looks at activations.
@@ -155,6 +167,8 @@ pub struct Recipe {
     pub prune: Option<PruneSpec>,
     /// Which layers compute on a grid, if any.
     pub quantize: Option<QuantizeSpec>,
+    /// How each block is trained against its dense twin, if it is; only beside `prune` or `quantize`.
+    pub blockwise: Option<BlockwiseSpec>,
     /// How the model is trained, if it is.
     pub train: Option<TrainSpec>,
     /// Adapters in the place of whole weights; only beside `train`.
@@ -241,7 +255,7 @@ impl Recipe {
 
     pub(crate) fn write(&self, out: &mut Writer) {
         out.put(&SEED, self.seed);
-        self.model.write(out);
+        self.model.write(self.stream, out);
         self.data.write(out);
         if let Some(calibration) = &self.calibration {
             calibration.write(out);
@@ -254,6 +268,9 @@ impl Recipe {
         }
         if let Some(train) = &self.train {
             train.write(out);
+        }
+        if let Some(blockwise) = &self.blockwise {
+            blockwise.write(out);
         }
         if let Some(lora) = &self.lora {
             lora.write(out);
@@ -297,10 +314,11 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
         }
         section => section.given(),
     };
-    let mut model = required(&MODEL).and_then(model::read);
+    let model = required(&MODEL).and_then(model::read);
     let data = required(&DATA).and_then(data::read);
     let prune = root.sub(&PRUNE).and_then(prune::read);
     let quantize = root.sub(&QUANTIZE).and_then(quantize::read);
+    let blockwise = root.sub(&BLOCKWISE).and_then(blockwise::read);
     let lora = root.sub(&LORA).and_then(lora::read);
     let train = root.sub(&TRAIN).and_then(|section| train::read(section, seed));
     let distill = root.sub(&DISTILL).and_then(distill::read);
@@ -312,14 +330,18 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
     let export = root.sub_or_empty(&EXPORT).and_then(|section| export::read(section, quantize.present()));
     root.finish();
 
+    let stream = model.as_ref().is_some_and(|(_, stream)| *stream);
+    let mut model = model.map(|(model, _)| model);
     if let (Some(ModelSpec::Pretrain(pretrain)), Some(data)) = (&mut model, &data) {
         pretrain.complete(data.context);
     }
     let sections = Sections {
         model: model.as_ref(),
+        stream,
         data: data.as_ref(),
         prune: prune.as_ref(),
         quantize: quantize.as_ref(),
+        blockwise: blockwise.as_ref(),
         train: train.as_ref(),
         lora: lora.as_ref(),
         distill: distill.as_ref(),
@@ -339,10 +361,12 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
         name,
         seed: seed?,
         model: model?,
+        stream,
         data: data?,
         calibration: Some(calibration?).filter(|_| calibrates),
         prune,
         quantize,
+        blockwise: blockwise.sound()?,
         train: train.sound()?,
         lora: lora.sound()?,
         distill: distill.sound()?,

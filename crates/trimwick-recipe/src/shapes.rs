@@ -32,7 +32,7 @@ pub enum LayerKind {
 
 impl LayerKind {
     /// The kind as layers know it, where there is a weight to quantize.
-    fn computing(self) -> Option<trimwick_nn::LayerKind> {
+    pub(crate) fn computing(self) -> Option<trimwick_nn::LayerKind> {
         match self {
             LayerKind::Linear => Some(trimwick_nn::LayerKind::Linear),
             LayerKind::Conv2d => Some(trimwick_nn::LayerKind::Conv2d),
@@ -89,6 +89,9 @@ impl Recipe {
             Some(spec) => check.quantize(spec),
             None => vec![None; layers.len()],
         };
+        if self.stream {
+            check.streamed(&prune, &quant);
+        }
         if let Some(spec) = &self.lora {
             check.lora(spec);
         }
@@ -199,6 +202,23 @@ impl Check<'_> {
             self.divisible(&rules, n, m);
         }
         rules
+    }
+
+    /// Of a streamed model only blocks are compressed.
+    fn streamed(&mut self, prune: &[PruneRule], quant: &[Option<QuantizeRule>]) {
+        for ((layer, prune), quant) in self.layers.iter().zip(prune).zip(quant) {
+            let key = match (prune, quant) {
+                (PruneRule::Pruned { .. }, _) => "prune.layers",
+                (_, Some(rule)) if rule.scheme != "none" => "quantize",
+                _ => continue,
+            };
+            if !layer.path.starts_with("model.layers.") {
+                let expected = "layers of decoder blocks alone beside model.stream = true".to_string();
+                let advice = "leave it out, or remove model.stream".to_string();
+                let kind = FaultKind::Conflict { expected, found: layer.path.clone(), advice };
+                self.fault(key, kind);
+            }
+        }
     }
 
     /// Every row of a layer is cut into groups of `m`: its inputs have to be a multiple.

@@ -4,6 +4,8 @@
 //! inside the model's forward pass, and what they do between steps is a [`StepHook`]. Around it stand parts that work
 //! alone in a loop of your own: [`AdamW`], [`Gradients`], [`Schedule`], [`Windows`], [`Distillation`], [`evaluate()`].
 //!
+//! [`blockwise`] is another loop: it trains a model block after block, with one block in memory.
+//!
 //! Three rules shape the crate.
 //!
 //! **A run that was stopped gives the same bytes as one that was not.** Whatever the rest of a run depends on is in
@@ -26,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+pub mod blockwise;
 mod check;
 mod checkpoint;
 mod data;

@@ -8,7 +8,7 @@
 //! | [`quant`] | fake-quantization of every grid: schemes, observers, learned scales, KV cache |
 //! | [`sparse`] | N:M and unstructured pruning: magnitude, Wanda, SparseGPT; mask schedules |
 //! | [`models`] | the Llama family: Hugging Face folders, the hub, GGUF, the built-in model; tokenizers |
-//! | [`export`] | tensor files through any grid, packed and proved |
+//! | [`export`] | tensor files through any grid, models in the formats of other runtimes, proved |
 //! | [`train`] | the loop: AdamW, schedules, data, distillation, checkpoints that resume bit for bit |
 //! | [`formats`] | readers and writers of model files, hardened against hostile ones |
 //! | [`kernels`] | the CPU loops on plain slices |

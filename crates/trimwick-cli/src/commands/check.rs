@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use trimwick_recipe::run::{RunError, check_place};
+use trimwick_recipe::run::{RunError, StreamedPlan, check_place, streamed_plan};
 use trimwick_recipe::{
-    Arm, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, QuantizeRule, QuantizeSpec,
-    Recipe, TrainSpec,
+    Arm, BlockwiseSpec, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, QuantizeRule,
+    QuantizeSpec, Recipe, TrainSpec,
 };
 
 use super::print;
@@ -76,6 +76,14 @@ impl<'a> Plan<'a> {
         let (prunes, trains) = (recipe.prune.is_some(), recipe.train.is_some());
         let quantizes = recipe.quantize.is_some();
         let tuned = trains && compares(Arm::DenseTuned);
+        if recipe.stream {
+            let compressed = match (&recipe.blockwise, quantizes) {
+                (Some(_), _) => "blockwise",
+                (None, true) => "quantized",
+                (None, false) => "pruned",
+            };
+            return vec!["dense", compressed, "exported"];
+        }
         let arms = [
             ("dense", !matches!(recipe.model, ModelSpec::Pretrain(_))),
             ("dense_tuned", tuned),
@@ -83,6 +91,7 @@ impl<'a> Plan<'a> {
             ("pruned", prunes),
             ("quantized", quantizes),
             ("dense_tuned_quantized", quantizes && tuned && !prunes),
+            ("blockwise", recipe.blockwise.is_some()),
             ("recovered", (prunes || quantizes) && trains),
             ("trained", !prunes && !quantizes && trains),
             ("exported", true),
@@ -97,6 +106,11 @@ impl<'a> Plan<'a> {
         let copies = 1 + if trains { 3 } else { 0 };
         let teacher = u64::from(self.recipe.distill.is_some());
         4 * self.parameters * (copies + teacher)
+    }
+
+    /// The memory of a run that holds one block at a time.
+    fn streamed(&self) -> Option<StreamedPlan> {
+        self.survey.filter(|_| self.recipe.stream).map(|s| streamed_plan(self.recipe, &s.config))
     }
 
     fn text(&self) -> String {
@@ -128,6 +142,9 @@ impl<'a> Plan<'a> {
         if let Some(quantize) = &recipe.quantize {
             lines.push(("quantizing", self.quantizing(quantize)));
         }
+        if let Some(blockwise) = &recipe.blockwise {
+            lines.push(("blockwise", self.blocks(blockwise)));
+        }
         if let Some(lora) = &recipe.lora {
             let (rank, base) = (lora.rank, format!("{:?}", lora.base).to_lowercase());
             lines.push((
@@ -139,7 +156,14 @@ impl<'a> Plan<'a> {
             lines.push(("training", self.training(train)));
         }
         lines.push(("arms", self.arms().join(", ")));
-        if self.survey.is_some() {
+        if let Some(plan) = self.streamed() {
+            let (peak, block, states) = (bytes(plan.peak), bytes(plan.block), bytes(plan.states));
+            let stage = plan.stage;
+            lines.push((
+                "memory",
+                format!("about {peak} while {stage}: a block is {block}, hidden states are at most {states}"),
+            ));
+        } else if self.survey.is_some() {
             lines.push(("memory", format!("at least {}", bytes(self.memory()))));
         }
         lines.push(("out", recipe.out.display().to_string()));
@@ -201,6 +225,17 @@ impl<'a> Plan<'a> {
         )
     }
 
+    fn blocks(&self, spec: &BlockwiseSpec) -> String {
+        let context = self.recipe.data.context;
+        format!(
+            "each block on {} tokens in {} steps (batch {} × context {context}); rate {:?}",
+            count(spec.tokens(context)),
+            count(spec.steps()),
+            spec.batch,
+            spec.lr,
+        )
+    }
+
     fn layers(&self) -> usize {
         self.survey.map_or(0, |s| s.rules.pruned().count())
     }
@@ -241,7 +276,8 @@ impl<'a> Plan<'a> {
             "zeros": known.then_some(self.zeros),
             "training": training,
             "arms": self.arms(),
-            "memory_bytes_at_least": known.then(|| self.memory()),
+            "memory_bytes_at_least": (known && !recipe.stream).then(|| self.memory()),
+            "memory_bytes_planned": self.streamed().map(|plan| plan.peak),
             "layers": self.survey.map(|s| s.rules.layers.iter().map(layer).collect::<Vec<_>>()),
         })
     }

@@ -8,6 +8,7 @@ mod quantize;
 mod recipes;
 mod run;
 mod survey;
+mod verify;
 
 use std::io::Write;
 
@@ -27,6 +28,7 @@ pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
         Verb::Generate(args) => generate::generate(args),
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Quantize(args) => quantize::quantize(args),
+        Verb::Verify(args) => verify::verify(args),
         Verb::Recipes(args) => recipes::recipes(args),
     }
 }

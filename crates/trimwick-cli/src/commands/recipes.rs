@@ -20,6 +20,7 @@ const RECIPES: &[(&str, &str)] = &[
     ("qat/quickstart_nvfp4", include_str!("../../configs/qat/quickstart_nvfp4.toml")),
     ("llama2/7b_qat_int4_g128", include_str!("../../configs/llama2/7b_qat_int4_g128.toml")),
     ("llama2/7b_sparse24_recover", include_str!("../../configs/llama2/7b_sparse24_recover.toml")),
+    ("llama2/7b_streamed", include_str!("../../configs/llama2/7b_streamed.toml")),
     ("pretrain/tiny_llama", include_str!("../../configs/pretrain/tiny_llama.toml")),
     ("smollm2/qat_int4_g32", include_str!("../../configs/smollm2/qat_int4_g32.toml")),
     ("smollm2/qat_nvfp4", include_str!("../../configs/smollm2/qat_nvfp4.toml")),

@@ -160,6 +160,7 @@ fn name(stage: Stage<'_>) -> String {
         Stage::Data => "reading the texts".into(),
         Stage::Prune(arm) => format!("{arm}: pruning"),
         Stage::Quantize(arm) => format!("{arm}: quantizing"),
+        Stage::Blocks(arm) => format!("{arm}: block after block"),
         Stage::Train(arm) => format!("{arm}: training"),
         Stage::Evaluate(arm) => format!("{arm}: measuring"),
         Stage::Export => "writing the model".into(),

@@ -7,9 +7,17 @@ use crate::support::{ran, trimwick};
 #[test]
 fn every_verb_explains_itself_and_the_exit_codes() {
     let here = Path::new(".");
-    for verb in
-        [&[][..], &["run"], &["check"], &["eval"], &["generate"], &["inspect"], &["quantize"], &["recipes"]]
-    {
+    for verb in [
+        &[][..],
+        &["run"],
+        &["check"],
+        &["eval"],
+        &["generate"],
+        &["inspect"],
+        &["quantize"],
+        &["verify"],
+        &["recipes"],
+    ] {
         let args = [verb, &["--help"]].concat();
         let (code, stdout, stderr) = ran(here, &args);
         assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
@@ -36,6 +44,7 @@ fn arguments_are_all_in_the_help() {
             "quantize",
             &["<IN>", "<OUT>", "--scheme <SCHEME>", "--fake", "--tensors", "--skip", "--force", "--json"],
         ),
+        ("verify", &["<PATH>", "--against <RUN_OR_FOLDER>", "--json"]),
         ("recipes", &["ls", "cp", "keys"]),
     ] {
         let (_, stdout, _) = ran(Path::new("."), &[verb, "--help"]);

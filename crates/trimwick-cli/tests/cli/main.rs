@@ -11,3 +11,4 @@ mod recipes;
 mod run;
 mod support;
 mod tampered;
+mod verify;

@@ -160,3 +160,34 @@ fn a_pretraining_recipe_and_a_model_of_the_hub_can_be_checked() {
     assert!(text.contains("org/no-such-model: not on this machine; `run` downloads it"), "{text}");
     assert!(!text.contains("\nlayers ") && text.ends_with("the recipe is sound\n"), "{text}");
 }
+
+#[test]
+fn a_streamed_run_is_planned_and_told_block_by_block() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s.toml"), prune_recipe(3)).unwrap();
+    let changes = [
+        "s.toml",
+        "train=",
+        "distill=",
+        "compare=",
+        "model.stream=true",
+        "blockwise.windows=4",
+        "blockwise.epochs=1",
+    ];
+    let text = done(dir.path(), &[&["check"][..], &changes].concat());
+    for expected in [
+        "\nblockwise   each block on 128 tokens in 1 steps (batch 4 × context 32); rate 0.0001\n",
+        "\narms        dense, blockwise, exported\n",
+        "\nmemory      about ",
+        ": a block is ",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    let value = json(dir.path(), &[&["check"][..], &changes, &["--json"]].concat());
+    assert!(value["memory_bytes_planned"].is_u64() && value["memory_bytes_at_least"].is_null(), "{value:#}");
+    let (code, stdout, stderr) = ran(dir.path(), &[&["run"][..], &changes].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("model.layers.1: error 0.") && stderr.contains(" dB) in "), "{stderr}");
+    assert!(stdout.contains("\nblockwise ") && stdout.contains("proof: 0 of "), "{stdout}");
+    assert!(dir.path().join("runs/s/model/model-00004-of-00004.safetensors").is_file());
+}

@@ -6,6 +6,8 @@
 //! at most 6, so that at most one operation of each formula rounds. A compiler that contracts `d·q + m` to a fused
 //! multiply-add gets the same bits as one that does not.
 
+mod encode;
+mod fp4;
 mod k_quants;
 mod legacy;
 
@@ -13,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::floats;
+pub use encode::{BlockScales, encode, encode_floats};
 
 /// The types of GGUF tensors that are read.
 ///
@@ -44,11 +47,15 @@ pub enum GgmlType {
     Q5_K,
     /// 6 bits: `d·scale·(n − 32)`, with signed 8-bit scales per 16, 256 values in 210 bytes.
     Q6_K,
+    /// E2M1 codes with a power of two: 32 values in 17 bytes.
+    MXFP4,
+    /// E2M1 codes with an E4M3 scale per 16: 64 values in 36 bytes. The scale of the tensor is a tensor of its own.
+    NVFP4,
 }
 
 impl GgmlType {
     /// Every type that is read.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -60,6 +67,8 @@ impl GgmlType {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
+        Self::MXFP4,
+        Self::NVFP4,
     ];
 
     /// The type with this number in a GGUF tensor description, if it is one that is read.
@@ -81,6 +90,8 @@ impl GgmlType {
             Self::Q5_K => 13,
             Self::Q6_K => 14,
             Self::BF16 => 30,
+            Self::MXFP4 => 39,
+            Self::NVFP4 => 40,
         }
     }
 
@@ -98,6 +109,8 @@ impl GgmlType {
             Self::Q4_K => "Q4_K",
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
+            Self::MXFP4 => "MXFP4",
+            Self::NVFP4 => "NVFP4",
         }
     }
 
@@ -105,7 +118,8 @@ impl GgmlType {
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::MXFP4 => 32,
+            Self::NVFP4 => 64,
             Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
     }
@@ -123,6 +137,8 @@ impl GgmlType {
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::MXFP4 => 17,
+            Self::NVFP4 => 36,
         }
     }
 }
@@ -144,6 +160,30 @@ const TASK: usize = 1 << 16;
 /// # Errors
 /// [`Error::Length`] if the two do not fit each other.
 pub fn dequantize(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    in_tasks(dtype, bytes, out, |bytes, out| decode(dtype, bytes, out))
+}
+
+/// The values of NVFP4 blocks under the scale of their tensor, `e2m1 · (e4m3 · scale)`: the order in which they are
+/// trained. The other order, `(e2m1 · e4m3) · scale`, may differ in the last bit.
+///
+/// # Shapes
+/// As [`dequantize`].
+///
+/// # Errors
+/// [`Error::Length`] if the two do not fit each other.
+pub fn dequantize_nvfp4(bytes: &[u8], scale: f32, out: &mut [f32]) -> Result<()> {
+    in_tasks(GgmlType::NVFP4, bytes, out, |bytes, out| {
+        each(bytes, out, |block, out| fp4::nvfp4_times(block, out, scale));
+        Ok(())
+    })
+}
+
+fn in_tasks(
+    dtype: GgmlType,
+    bytes: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8], &mut [f32]) -> Result<()> + Sync,
+) -> Result<()> {
     let (block_len, block_bytes) = (dtype.block_len(), dtype.block_bytes());
     let blocks = bytes.len() / block_bytes;
     if !bytes.len().is_multiple_of(block_bytes) || blocks.checked_mul(block_len) != Some(out.len()) {
@@ -151,11 +191,11 @@ pub fn dequantize(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> 
         return Err(Error::Length { what: "quantized bytes", expected, found: bytes.len() });
     }
     if out.len() <= TASK {
-        return decode(dtype, bytes, out);
+        return decode(bytes, out);
     }
     out.par_chunks_mut(TASK)
         .zip(bytes.par_chunks(TASK / block_len * block_bytes))
-        .try_for_each(|(out, bytes)| decode(dtype, bytes, out))
+        .try_for_each(|(out, bytes)| decode(bytes, out))
 }
 
 fn decode(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
@@ -171,6 +211,8 @@ fn decode(dtype: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         GgmlType::Q4_K => each(bytes, out, k_quants::q4_k),
         GgmlType::Q5_K => each(bytes, out, k_quants::q5_k),
         GgmlType::Q6_K => each(bytes, out, k_quants::q6_k),
+        GgmlType::MXFP4 => each(bytes, out, fp4::mxfp4),
+        GgmlType::NVFP4 => each(bytes, out, fp4::nvfp4),
     }
     Ok(())
 }

@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 
 use super::cursor::{Cursor, Field};
 use super::value::Value;
-use super::{MAX_ALIGNMENT, tensors};
+use super::{DEFAULT_ALIGNMENT, MAX_ALIGNMENT, tensors};
 use crate::error::Result;
 use crate::foreign;
-
-/// `general.alignment` where a file does not say.
-const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// The specification's limit for keys; tensor names keep far below it.
 const MAX_NAME_BYTES: usize = 65_535;

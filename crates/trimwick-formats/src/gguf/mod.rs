@@ -1,4 +1,4 @@
-//! GGUF, the file format of llama.cpp: versions 2 and 3, little-endian.
+//! GGUF, the file format of llama.cpp: versions 2 and 3, little-endian. Version 3 is written ([`Writer`]).
 //!
 //! ```text
 //! "GGUF"  u32 version  u64 tensors  u64 keys
@@ -24,18 +24,24 @@ mod cursor;
 mod file;
 mod getters;
 mod header;
+mod put;
 mod tensors;
 mod value;
+mod write;
 
 pub use file::GgufFile;
 pub use tensors::TensorInfo;
 pub use value::{Array, Value};
+pub use write::{NewTensor, Writer};
 
 /// Where the description of a file must end. The largest vocabularies need about a tenth of it.
 pub const MAX_HEADER_BYTES: u64 = 128 << 20;
 
 /// Memory that the description may take beyond its own size in the file.
 pub const MAX_EXTRA_MEMORY: u64 = 48 << 20;
+
+/// `general.alignment` where a file does not say, and of every file that is written.
+const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// Arrays within arrays are read to this depth; llama.cpp writes none.
 pub const MAX_ARRAY_DEPTH: usize = 64;

@@ -14,7 +14,7 @@ pub(super) const LEAST_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 const MAX_NAME_BYTES: usize = 1024;
 
 /// ggml's `GGML_MAX_DIMS`.
-const MAX_DIMS: u32 = 4;
+pub(super) const MAX_DIMS: u32 = 4;
 
 /// Memory for a description: the name twice, the dimensions, a place in a tree whose nodes may be half empty.
 pub(super) const TENSOR_EXTRA: u64 = 320;
@@ -183,14 +183,12 @@ fn check_overlaps<'a>(
 fn unknown_type(cursor: &Cursor<'_>, at: u64, name: &str, code: u32) -> Error {
     let readable = GgmlType::ALL.map(GgmlType::name).join(", ");
     let found = match code {
-        10 | 11 | 15..=23 | 29 | 34 | 35 | 39 | 40 => {
+        10 | 11 | 15..=23 | 29 | 34 | 35 => {
             let name = match code {
                 10 => "Q2_K",
                 11 => "Q3_K",
                 15 => "Q8_K",
                 34 | 35 => "TQ1_0 or TQ2_0",
-                39 => "MXFP4",
-                40 => "NVFP4",
                 _ => "one of the IQ types",
             };
             format!(

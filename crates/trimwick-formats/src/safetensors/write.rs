@@ -11,6 +11,7 @@ use super::dtype::Dtype;
 use super::header::{MAX_HEADER, MAX_METADATA, MAX_RANK, MAX_TENSORS, METADATA, broken_name_rule};
 use crate::atomic::{Produce, atomic_write_with};
 use crate::error::{Error, Result, quote};
+use crate::exact::write_exactly;
 
 /// A tensor to be written, with its values or with the way to produce them.
 pub struct NewTensor<'a> {
@@ -176,14 +177,7 @@ impl<'a> Writer<'a> {
         out.write_all(&(self.header.len() as u64).to_le_bytes())?;
         out.write_all(self.header.as_bytes())?;
         for (tensor, bytes) in &self.tensors {
-            let mut exact = Exact { inner: &mut *out, room: *bytes, tensor };
-            let written = tensor.write_to(&mut exact);
-            if let (Ok(()), 0) = (&written, exact.room) {
-                continue;
-            }
-            written?;
-            let message = format!("tensor {}: {} of {bytes} bytes missing", quote(&tensor.name), exact.room);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            write_exactly(out, &tensor.name, *bytes, |out| tensor.write_to(out))?;
         }
         Ok(())
     }
@@ -259,27 +253,4 @@ fn string(json: &mut String, text: &str) {
         }
     }
     json.push('"');
-}
-
-/// Lets through as many bytes as a tensor has.
-struct Exact<'o, 't> {
-    inner: &'o mut dyn Write,
-    room: u64,
-    tensor: &'o NewTensor<'t>,
-}
-
-impl Write for Exact<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() as u64 > self.room {
-            let message = format!("tensor {}: more bytes than its shape takes", quote(&self.tensor.name));
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        let taken = self.inner.write(bytes)?;
-        self.room -= taken as u64;
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

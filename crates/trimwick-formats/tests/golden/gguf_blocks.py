@@ -26,7 +26,11 @@ TYPES = {
     "Q4_K": (256, 144, [0, 2]),
     "Q5_K": (256, 176, [0, 2]),
     "Q6_K": (256, 210, [208]),
+    "MXFP4": (32, 17, []),
+    "NVFP4": (64, 36, []),
 }
+# type -> how many bytes in front are scales of their own
+BYTE_SCALES = {"MXFP4": 1, "NVFP4": 4}
 EXTREMES = np.array(
     [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00],
     dtype=np.uint16,
@@ -65,6 +69,12 @@ def blocks_of(rng, name):
         bits = np.concatenate([np.arange(0, 1 << 16, 47, dtype=np.uint16), EXTREMES])
         bits = bits[: len(bits) // 2 * 2]
         return bits.astype("<u2").view(np.uint8).reshape(2, -1)
+    if name in BYTE_SCALES:
+        # Every scale there is, with random quanta.
+        scales = np.arange(256, dtype=np.uint8).reshape(-1, BYTE_SCALES[name])
+        blocks = rng.integers(0, 256, (len(scales), size), dtype=np.uint8)
+        blocks[:, : BYTE_SCALES[name]] = scales
+        return blocks.reshape(-1, 2 * size)
     # With two scales there are 13² pairs: every fifth (a prime to 13) keeps all sorts and keeps the file small.
     hostile = adversarial(rng, size, scales)[:: (1 if len(scales) == 1 else 5 if length == 32 else 11)]
     blocks = np.concatenate([ordinary(rng, 12, size, scales), hostile])

@@ -6,6 +6,7 @@ use trimwick_nn::RopeScaling;
 
 use super::{Arch, LlamaConfig};
 use crate::error::{Error, Result, show};
+use crate::source::METHODS;
 
 /// Rotary types whose formula is known here.
 const ROPE_TYPES: &str = "default, linear, llama3, and longrope with one set of factors";
@@ -122,8 +123,10 @@ fn refuse_what_is_not_computed(keys: &Keys) -> Result<()> {
     }
     if let Some(q) = keys.map.get("quantization_config").filter(|v| !v.is_null()) {
         let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-        let instead = "unquantized weights (the original checkpoint, or a GGUF file)";
-        return Err(Error::unsupported(keys.origin, "quantized checkpoint of method", method, instead));
+        if !METHODS.contains(&method) {
+            let supported = format!("{}; or the unquantized weights", METHODS.join(", "));
+            return Err(Error::unsupported(keys.origin, "quantized checkpoint of method", method, supported));
+        }
     }
     for key in ["num_local_experts", "num_experts"] {
         if keys.size(key)?.is_some_and(|n| n > 1) {

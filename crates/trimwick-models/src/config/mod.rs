@@ -8,6 +8,7 @@
 
 mod gguf;
 mod hf;
+mod to_gguf;
 mod write;
 
 pub(crate) use hf::token_ids;

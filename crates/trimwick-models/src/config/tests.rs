@@ -211,7 +211,11 @@ fn hostile_configurations_are_refused_by_name() {
             "GPTNeoXForCausalLM",
         ),
         ("no family", without(without(t(), "model_type"), "architectures"), "model_type"),
-        ("quantized", with(t(), json!({"quantization_config": {"quant_method": "gptq"}})), "\"gptq\""),
+        (
+            "quantized",
+            with(t(), json!({"quantization_config": {"quant_method": "bitsandbytes"}})),
+            "\"bitsandbytes\"",
+        ),
         ("experts", with(t(), json!({"num_local_experts": 8})), "num_local_experts"),
         ("eos outside the vocabulary", with(t(), json!({"eos_token_id": 32000})), "eos_token_id"),
         ("bos negative", with(t(), json!({"bos_token_id": -1})), "bos_token_id"),

@@ -118,7 +118,7 @@ impl LlamaConfig {
 
 /// How the rows of a tensor that a `llama` GGUF file stores permuted are grouped: its number of heads, for the q and k
 /// projections and their biases; `None` for every other name.
-pub(crate) fn permuted_heads(config: &LlamaConfig, hf_name: &str) -> Option<usize> {
+pub fn permuted_heads(config: &LlamaConfig, hf_name: &str) -> Option<usize> {
     let (part, _) = split_kind(hf_name)?;
     if part.ends_with(".self_attn.q_proj") {
         Some(config.num_heads)
@@ -134,7 +134,7 @@ pub(crate) fn permuted_heads(config: &LlamaConfig, hf_name: &str) -> Option<usiz
 ///
 /// # Panics
 /// If `values` is not a whole number of rows of `heads` heads of even width.
-pub fn unpermute_rows(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
+pub fn unpermute_rows<T: Copy>(values: &[T], heads: usize, columns: usize) -> Vec<T> {
     permute(values, heads, columns, |half, row| 2 * (row % half) + row / half)
 }
 
@@ -142,12 +142,17 @@ pub fn unpermute_rows(values: &[f32], heads: usize, columns: usize) -> Vec<f32> 
 ///
 /// # Panics
 /// As [`unpermute_rows`].
-pub fn permute_rows(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
+pub fn permute_rows<T: Copy>(values: &[T], heads: usize, columns: usize) -> Vec<T> {
     permute(values, heads, columns, |half, row| (row % 2) * half + row / 2)
 }
 
 /// Row `row` of a head of the result is row `source(head_dim / 2, row)` of that head.
-fn permute(values: &[f32], heads: usize, columns: usize, source: impl Fn(usize, usize) -> usize) -> Vec<f32> {
+fn permute<T: Copy>(
+    values: &[T],
+    heads: usize,
+    columns: usize,
+    source: impl Fn(usize, usize) -> usize,
+) -> Vec<T> {
     assert!(heads > 0 && columns > 0, "no heads or no columns");
     let head_dim = values.len() / columns / heads;
     assert_eq!(values.len(), heads * head_dim * columns, "rows of whole heads");

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use trimwick_formats::folder::ModelFolder;
 use trimwick_formats::safetensors::{Dtype, SafetensorsFile, TensorInfo};
 
 use super::ModelFiles;
+use super::packed::{Method, PackedFolder};
 use super::parse::{listing, no_such_folder};
 use super::weights::{Stored, Weights};
 use crate::config::{LlamaConfig, token_ids};
@@ -33,10 +35,29 @@ pub(super) fn open(path: &Path, origin: String) -> Result<ModelFiles> {
     };
     let generation = read_text(&path.join("generation_config.json"), MAX_CONFIG)?;
     let tokenizer = read_text(&path.join("tokenizer.json"), MAX_TOKENIZER)?;
-    let parts = Parts { config, generation, tokenizer };
     let name_of = |name: &str| path.join(name).display().to_string();
-    let files = parts.open(|| Ok(ModelFolder::open(path)?), origin, name_of)?;
-    Ok(ModelFiles { path: Some(path.into()), ..files })
+    let method = method_of(path, &parse(&config, &name_of("config.json"))?, &name_of)?;
+    let parts = Parts { config, generation, tokenizer };
+    let open = || ModelFolder::open(path);
+    let mut notes = Vec::new();
+    let files = match method {
+        None => parts.open(|| Ok(open()?), origin, name_of)?,
+        Some(method) => {
+            let weights = || PackedFolder::open(open()?, method, &path.display().to_string(), &mut notes);
+            parts.open(weights, origin, name_of)?
+        }
+    };
+    notes.extend(files.notes);
+    Ok(ModelFiles { path: Some(path.into()), notes, ..files })
+}
+
+/// Who packed the weights, by `config.json` or, of an older ModelOpt, the file beside it.
+fn method_of(path: &Path, config: &Value, name_of: &dyn Fn(&str) -> String) -> Result<Option<Method>> {
+    const MODELOPT: &str = "hf_quant_config.json";
+    match Method::of(config, &name_of("config.json"))? {
+        None if read_text(&path.join(MODELOPT), MAX_CONFIG)?.is_some() => Ok(Some(Method::Tensors)),
+        method => Ok(method),
+    }
 }
 
 /// The text files of a model.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use trimwick_formats::blocks::{GgmlType, dequantize_nvfp4};
 use trimwick_formats::gguf::GgufFile;
 
 use super::ModelFiles;
@@ -13,6 +14,9 @@ use crate::config::LlamaConfig;
 use crate::error::{Error, Result, quote};
 use crate::names::{gguf_to_hf, hf_to_gguf, permuted_heads, unpermute_rows};
 use crate::tokenizer::Tokenizer;
+
+/// What follows the name of an NVFP4 tensor, less `.weight`, in that of its scale.
+const SCALE: &str = ".scale";
 
 pub(super) fn open(path: &Path) -> Result<ModelFiles> {
     if !path.exists() {
@@ -60,9 +64,36 @@ struct GgufWeights {
     permuted: bool,
 }
 
+impl GgufWeights {
+    /// Whether a tensor is the scale of an NVFP4 tensor.
+    fn is_companion(&self, name: &str) -> bool {
+        let of = name.strip_suffix(SCALE).and_then(|base| self.file.tensors().get(&format!("{base}.weight")));
+        of.is_some_and(|info| info.dtype == GgmlType::NVFP4)
+    }
+
+    /// The values of a tensor; those of NVFP4 under its scale, in the order in which they are trained.
+    fn values(&self, stored: &str) -> Result<Vec<f32>> {
+        let info = self.file.tensor(stored)?;
+        let companion = stored.strip_suffix(".weight").map(|base| format!("{base}{SCALE}"));
+        let companion = companion.filter(|name| self.file.tensors().contains_key(name));
+        let Some(companion) = companion.filter(|_| info.dtype == GgmlType::NVFP4) else {
+            return Ok(self.file.read_f32(stored)?);
+        };
+        let scale = self.file.read_f32(&companion)?;
+        let [scale] = scale[..] else {
+            let origin = self.file.path().display().to_string();
+            return Err(Error::weights(&origin, &companion, "one number", scale.len().to_string()));
+        };
+        let mut values = vec![0.; info.elements()];
+        dequantize_nvfp4(&self.file.read_raw(stored)?, scale, &mut values)?;
+        Ok(values)
+    }
+}
+
 impl Stored for GgufWeights {
     fn names(&self) -> Vec<String> {
-        self.file.tensors().keys().map(|name| gguf_to_hf(name).unwrap_or_else(|| name.clone())).collect()
+        let own = self.file.tensors().keys().filter(|name| !self.is_companion(name));
+        own.map(|name| gguf_to_hf(name).unwrap_or_else(|| name.clone())).collect()
     }
 
     fn info(&self, name: &str) -> Option<(Vec<usize>, Option<String>)> {
@@ -72,7 +103,7 @@ impl Stored for GgufWeights {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let stored = hf_to_gguf(name).unwrap_or_default();
-        let values = self.file.read_f32(&stored)?;
+        let values = self.values(&stored)?;
         match permuted_heads(&self.config, name).filter(|_| self.permuted) {
             Some(heads) => {
                 // The shape was checked: rows of whole heads.

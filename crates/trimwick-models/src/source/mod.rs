@@ -11,6 +11,7 @@ mod gguf;
 #[cfg(feature = "hub")]
 mod hub;
 mod options;
+mod packed;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -26,13 +27,15 @@ use crate::config::LlamaConfig;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 pub use options::{HubOptions, OpenOptions, Progress, Secret};
+pub(crate) use packed::METHODS;
 
 /// A model, by where it is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
     /// One of [`crate::builtin::MODELS`].
     Builtin(String),
-    /// A folder with `config.json` and safetensors, and usually `tokenizer.json`.
+    /// A folder with `config.json` and safetensors, plain or packed (compressed-tensors, ModelOpt, GPTQ, AWQ, our 2:4
+    /// container), and usually `tokenizer.json`.
     Folder(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),

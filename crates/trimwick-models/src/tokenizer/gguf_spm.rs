@@ -42,7 +42,7 @@ pub(super) fn read(file: &GgufFile, origin: &str) -> Result<Blueprint> {
     });
     let bpe = Bpe {
         vocab: vocab.pairs(),
-        merges: merges(&vocab, scores),
+        merges: merges(vocab.tokens, &vocab.types, scores),
         unk_token: unk.map(|id| vocab.tokens[id as usize].clone()),
         fuse_unk: true,
         byte_fallback: vocab.types.contains(&token_type::BYTE),
@@ -80,14 +80,12 @@ fn decoder(prefix: bool) -> tokenizers::Result<DecoderWrapper> {
 
 /// Every pair of tokens that joins into a token, best score first. Control, unknown and byte tokens take no part: text
 /// must not merge into them.
-fn merges(vocab: &Vocabulary, scores: &[f32]) -> Vec<(String, String)> {
+pub(super) fn merges(tokens: &[String], types: &[i32], scores: &[f32]) -> Vec<(String, String)> {
     let takes_part = |id: usize| {
-        matches!(vocab.types[id], 0 | token_type::NORMAL | token_type::USER_DEFINED | token_type::UNUSED)
+        matches!(types[id], 0 | token_type::NORMAL | token_type::USER_DEFINED | token_type::UNUSED)
     };
-    let ids: HashMap<&str, usize> = (0..vocab.tokens.len())
-        .filter(|&id| takes_part(id))
-        .map(|id| (vocab.tokens[id].as_str(), id))
-        .collect();
+    let ids: HashMap<&str, usize> =
+        (0..tokens.len()).filter(|&id| takes_part(id)).map(|id| (tokens[id].as_str(), id)).collect();
     // (score, id of the token, ids of its parts)
     let mut found = Vec::new();
     for (&token, &id) in &ids {
@@ -100,8 +98,5 @@ fn merges(vocab: &Vocabulary, scores: &[f32]) -> Vec<(String, String)> {
     found.sort_unstable_by(|a, b| {
         b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)).then(a.3.cmp(&b.3))
     });
-    found
-        .into_iter()
-        .map(|(_, _, left, right)| (vocab.tokens[left].clone(), vocab.tokens[right].clone()))
-        .collect()
+    found.into_iter().map(|(_, _, left, right)| (tokens[left].clone(), tokens[right].clone())).collect()
 }

@@ -16,6 +16,7 @@ mod pre;
 mod regex;
 #[cfg(test)]
 mod tests;
+mod to_gguf;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

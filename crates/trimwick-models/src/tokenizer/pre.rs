@@ -34,6 +34,9 @@ pub(super) struct Pre {
     pub add_bos: bool,
 }
 
+/// One name for each split, the published one first.
+pub(super) const NAMES: [&str; 6] = ["smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "default"];
+
 /// The pre-tokenizer of a name; a file without the name has llama.cpp's `default`.
 pub(super) fn named(name: Option<&str>, origin: &str) -> Result<Pre> {
     let pre = |splitter, ignore_merges, nfc, add_bos| Pre { splitter, ignore_merges, nfc, add_bos };

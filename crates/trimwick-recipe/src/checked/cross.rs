@@ -1,5 +1,6 @@
 //! What one section asks of another. Each check looks at sound values only: a faulty section has its own fault already.
 
+use super::blockwise::BlockwiseSpec;
 use super::compare::{Arm, CompareSpec};
 use super::data::DataSpec;
 use super::distill::{DistillSpec, Teacher};
@@ -17,9 +18,12 @@ use crate::raw::{Places, Sink, Slot};
 /// The sections as they were read one by one.
 pub(crate) struct Sections<'a> {
     pub(crate) model: Option<&'a ModelSpec>,
+    /// Whether one block of the model is in memory at a time.
+    pub(crate) stream: bool,
     pub(crate) data: Option<&'a DataSpec>,
     pub(crate) prune: Slot<&'a PruneSpec>,
     pub(crate) quantize: Slot<&'a QuantizeSpec>,
+    pub(crate) blockwise: Slot<&'a BlockwiseSpec>,
     pub(crate) train: Slot<&'a TrainSpec>,
     pub(crate) lora: Slot<&'a LoraSpec>,
     pub(crate) distill: Slot<&'a DistillSpec>,
@@ -38,7 +42,7 @@ impl Report<'_> {
         self.sink.push(Fault { place: self.places.of(key), key: key.to_string(), kind });
     }
 
-    fn conflict(
+    pub(super) fn conflict(
         &self,
         key: &str,
         expected: impl Into<String>,
@@ -49,7 +53,7 @@ impl Report<'_> {
         self.fault(key, FaultKind::Conflict { expected, found, advice });
     }
 
-    fn no_effect(&self, key: &str, why: impl Into<String>, advice: impl Into<String>) {
+    pub(super) fn no_effect(&self, key: &str, why: impl Into<String>, advice: impl Into<String>) {
         self.fault(key, FaultKind::NoEffect { why: why.into(), advice: advice.into() });
     }
 }
@@ -62,12 +66,15 @@ impl Sections<'_> {
         self.check_train(report);
         self.check_prune(report);
         self.check_quantize(report);
+        self.check_blockwise(report);
+        self.check_targets(report);
         self.check_lora(report);
         self.check_distill(report);
         self.check_arms(report);
+        self.check_stream(report);
     }
 
-    fn pretrain(&self) -> Option<&PretrainSpec> {
+    pub(super) fn pretrain(&self) -> Option<&PretrainSpec> {
         match self.model {
             Some(ModelSpec::Pretrain(pretrain)) => Some(pretrain),
             _ => None,
@@ -75,7 +82,7 @@ impl Sections<'_> {
     }
 
     /// Whether the model is made smaller, which costs accuracy that training can win back.
-    fn compresses(&self) -> bool {
+    pub(super) fn compresses(&self) -> bool {
         self.prune.present() || self.quantize.present()
     }
 
@@ -145,6 +152,8 @@ impl Sections<'_> {
             self.pretrain().is_some_and(|pretrain| matches!(pretrain.tokenizer, TokenizerSpec::Train { .. }));
         let reader = if self.train.present() {
             Some("[train] trains on it")
+        } else if self.blockwise.present() {
+            Some("[blockwise] trains on it")
         } else if calibrates {
             Some("the method calibrates on it")
         } else if trains_tokenizer {
@@ -219,6 +228,16 @@ impl Sections<'_> {
         }
     }
 
+    /// A format of packed weights needs quantizers.
+    fn check_targets(&self, report: &Report<'_>) {
+        let Some(export) = self.export.filter(|_| self.quantize == Slot::Absent) else { return };
+        if let Some(target) = export.targets.iter().find(|target| target.needs_quantizers()) {
+            let advice = "add a section [quantize], or take gguf or sparse24";
+            let expected = format!("a section [quantize] for {}", target.name());
+            report.conflict("export.targets", expected, "none", advice);
+        }
+    }
+
     fn check_quantize(&self, report: &Report<'_>) {
         let Slot::Given(quantize) = &self.quantize else { return };
         if self.pretrain().is_some() {
@@ -280,7 +299,7 @@ impl Sections<'_> {
     }
 
     /// A mask that is chosen again asks for dense weights that train.
-    fn check_mask_stays(&self, beside: &str, report: &Report<'_>) {
+    pub(super) fn check_mask_stays(&self, beside: &str, report: &Report<'_>) {
         if let Slot::Given(prune) = &self.prune
             && prune.schedule != PruneSchedule::OneShot
         {
@@ -351,10 +370,10 @@ impl Sections<'_> {
     /// The arms that are compared where the recipe does not say.
     pub(crate) fn compare(&self) -> Option<CompareSpec> {
         let mut arms = Vec::new();
-        if self.compresses() && self.train.present() {
+        if self.compresses() && self.train.present() && !self.stream {
             arms.push(Arm::DenseTuned);
         }
-        if self.prune.present() {
+        if self.prune.present() && !self.stream {
             arms.push(Arm::PrunedMagnitude);
         }
         match &self.arms {

@@ -3,10 +3,12 @@
 //! A new section is a file here with a [`SectionSpec`](crate::raw::SectionSpec), a struct, `read` and `write`, and a line in
 //! `recipe.rs`. What one section asks of another is in `cross.rs`.
 
+pub(crate) mod blockwise;
 pub(crate) mod calibration;
 pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod cross;
+mod cross_blocks;
 pub(crate) mod data;
 pub(crate) mod distill;
 pub(crate) mod engine;

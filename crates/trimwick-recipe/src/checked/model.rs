@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::config;
 use super::pretrain::{self, PretrainSpec};
 use crate::error::{FaultKind, Hint};
-use crate::raw::{Key, Section, SectionSpec, Slot, Sub, Text, nearest};
+use crate::raw::{Key, Section, SectionSpec, Slot, Sub, Switch, Text, nearest};
 use crate::resolve::Writer;
 
 /// The models that are compiled into the program, as they are named after `builtin:`.
@@ -43,9 +43,17 @@ static TOKENIZER: Key<Sub> = Key::optional(
     "The tokenizer of a model that starts from random weights.",
 );
 
+static STREAM: Key<Switch> = Key::default(
+    "stream",
+    Switch,
+    "false",
+    "Hold one block of the model in memory at a time: for models that are larger than memory.",
+)
+.known_as(&["streaming", "low_memory", "offload"]);
+
 /// The declaration of `[model]`.
 pub(crate) static SPEC: SectionSpec = SectionSpec {
-    keys: &[&SOURCE, &REVISION, &CONFIG, &TOKENIZER],
+    keys: &[&SOURCE, &REVISION, &STREAM, &CONFIG, &TOKENIZER],
     foreign: &[(
         "dtype",
         "weights are read as they are and trained in f32; the written type is export.dtype",
@@ -123,7 +131,9 @@ fn has_extension(text: &str, extensions: &[&str]) -> bool {
     extensions.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-pub(crate) fn read(section: Section<'_>) -> Option<ModelSpec> {
+/// The model, and whether it is streamed.
+pub(crate) fn read(section: Section<'_>) -> Option<(ModelSpec, bool)> {
+    let stream = section.get(&STREAM);
     let source = section.maybe(&SOURCE);
     let config = section.sub(&CONFIG);
     let tokenizer = section.sub(&TOKENIZER);
@@ -135,6 +145,10 @@ pub(crate) fn read(section: Section<'_>) -> Option<ModelSpec> {
         }
         (Slot::Absent, config) => {
             section.unused(&REVISION, "random weights have no revision", "remove it");
+            if stream == Some(true) {
+                let advice = "remove it, or give model.source";
+                section.conflict(&STREAM, "a trained model to read block by block", "random weights", advice);
+            }
             let config = config.given();
             config
                 .and_then(|config| pretrain::read(config, &section, &TOKENIZER, tokenizer))
@@ -153,7 +167,7 @@ pub(crate) fn read(section: Section<'_>) -> Option<ModelSpec> {
         }
     };
     section.finish();
-    spec
+    Some((spec?, stream?))
 }
 
 fn read_source(section: &Section<'_>, source: &str, revision: Slot<String>) -> Option<ModelSource> {
@@ -213,13 +227,16 @@ pub(crate) fn builtin<R>(section: &Section<'_>, key: &Key<R>, name: &str, known:
 }
 
 impl ModelSpec {
-    pub(crate) fn write(&self, out: &mut Writer) {
+    pub(crate) fn write(&self, stream: bool, out: &mut Writer) {
         match self {
             ModelSpec::Source(source) => {
                 out.section("model");
                 out.put(&SOURCE, source.to_string());
                 if let ModelSource::Hub { revision, .. } = source {
                     out.put_some(&REVISION, revision.as_ref());
+                }
+                if stream {
+                    out.put(&STREAM, stream);
                 }
             }
             ModelSpec::Pretrain(pretrain) => pretrain.write(out),

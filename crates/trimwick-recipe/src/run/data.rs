@@ -23,22 +23,31 @@ pub(crate) fn held_out(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> 
     Ok(windows)
 }
 
-/// Whether there are as many windows as calibration takes.
-pub(crate) fn check_calibration(recipe: &Recipe, windows: Option<&Windows>) -> Result<()> {
-    let (Some(spec), Some(windows)) = (&recipe.calibration, windows) else { return Ok(()) };
-    if windows.len() < spec.windows {
-        let expected = format!("at most the {} windows of data.train", windows.len());
-        let (found, advice) = (spec.windows.to_string(), "lower it, or give more text".to_string());
-        let kind = FaultKind::Conflict { expected, found, advice };
-        return Err(Faults::from(recipe.fault("calibration.windows", kind)).into());
+/// Whether there are as many windows as calibration and training block by block take.
+pub(crate) fn check_drawn(recipe: &Recipe, windows: Option<&Windows>) -> Result<()> {
+    let Some(windows) = windows else { return Ok(()) };
+    let calibration = recipe.calibration.as_ref().map_or(0, |spec| spec.windows);
+    let blockwise = recipe.blockwise.as_ref().map_or(0, |spec| spec.windows);
+    for (key, count) in [("calibration.windows", calibration), ("blockwise.windows", blockwise)] {
+        if windows.len() < count {
+            let expected = format!("at most the {} windows of data.train", windows.len());
+            let (found, advice) = (count.to_string(), "lower it, or give more text".to_string());
+            let kind = FaultKind::Conflict { expected, found, advice };
+            return Err(Faults::from(recipe.fault(key, kind)).into());
+        }
     }
     Ok(())
 }
 
-/// Token ids `[1, context]` of the calibration windows: the first of a keyed permutation of the training windows.
+/// Token ids `[1, context]` of the calibration windows.
 pub(crate) fn calibration(spec: &CalibrationSpec, windows: &Windows) -> Result<Vec<Tensor>> {
-    let order = windows.order(spec.seed, 0);
-    (0..spec.windows as u64)
+    drawn(windows, spec.seed, spec.windows)
+}
+
+/// Token ids `[1, context]` of the first `count` windows of a keyed permutation.
+pub(crate) fn drawn(windows: &Windows, seed: u64, count: usize) -> Result<Vec<Tensor>> {
+    let order = windows.order(seed, 0);
+    (0..count.min(windows.len()) as u64)
         .filter_map(|i| windows.window(order.at(i) as usize))
         .map(|ids| Ok(Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?))
         .collect()

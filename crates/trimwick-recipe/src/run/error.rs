@@ -118,6 +118,14 @@ pub enum RunError {
         /// The model.
         origin: String,
     },
+    /// Blocks of a model that has no files.
+    #[error("{origin}: expected {expected}; give model.source")]
+    NoWeights {
+        /// The model.
+        origin: String,
+        /// What is needed.
+        expected: String,
+    },
     /// Too little text.
     #[error(
         "{key}: {found} windows of {context} tokens, expected at least {expected}; give more text or a shorter data.context"
@@ -173,6 +181,9 @@ pub enum RunError {
     /// Of quantization.
     #[error(transparent)]
     Quant(#[from] trimwick_quant::Error),
+    /// Of an export for another runtime.
+    #[error(transparent)]
+    Export(Box<trimwick_export::Error>),
     /// Of pruning.
     #[error(transparent)]
     Sparse(#[from] trimwick_sparse::Error),
@@ -189,3 +200,9 @@ pub enum RunError {
 
 /// Result of a run's parts.
 pub type Result<T> = std::result::Result<T, RunError>;
+
+impl From<trimwick_export::Error> for RunError {
+    fn from(error: trimwick_export::Error) -> Self {
+        Self::Export(Box::new(error))
+    }
+}

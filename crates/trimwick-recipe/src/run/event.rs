@@ -15,6 +15,8 @@ pub enum Stage<'a> {
     Prune(&'a str),
     /// Quantizing the model of an arm.
     Quantize(&'a str),
+    /// Going through the model of an arm block after block.
+    Blocks(&'a str),
     /// Training the model of an arm.
     Train(&'a str),
     /// Scoring an arm on the held-out text.

@@ -19,6 +19,8 @@ use crate::ExportDtype;
 
 /// File of the weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// File that says which shard holds which tensor, of a model in shards.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// File of what quantizers keep beside the weights: scales, zero points, observed ranges. Scales of static inputs, keys and
 /// values are nowhere else.
 pub(crate) const QUANTIZERS: &str = "quantizers.safetensors";
@@ -32,10 +34,10 @@ const COMPANIONS: [&str; 5] = [
 ];
 
 /// Shape and f32 values of every parameter, by name.
-type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+pub(super) type Folded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// What was written and proved.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Written {
     pub(crate) parameters: usize,
@@ -58,11 +60,7 @@ pub(crate) fn export(
     masked: &Masked,
     folder: &Path,
 ) -> Result<Written> {
-    let (dtype, dtype_name) = match dtype {
-        ExportDtype::BF16 => (Dtype::BF16, "bfloat16"),
-        ExportDtype::F16 => (Dtype::F16, "float16"),
-        ExportDtype::F32 => (Dtype::F32, "float32"),
-    };
+    let (dtype, dtype_name) = dtype_of(dtype);
     let folded = fold(store)?;
     check_range(&folded, dtype, dtype_name)?;
     let aside = Aside::new(folder)?;
@@ -74,11 +72,8 @@ pub(crate) fn export(
         metadata.insert(MASKED_LAYERS.into(), masks.to_string());
     }
     write(&weights, tensors, &metadata)?;
-    let config = serde_json::to_vec_pretty(&origin.config.to_hf_json(dtype_name))
-        .map_err(|source| RunError::Record { path: folder.join("config.json"), source })?;
-    atomic_write(aside.path.join("config.json"), &config)?;
-    origin.tokenizer.save_json(&aside.path.join("tokenizer.json"))?;
-    let mut files = vec!["config.json", WEIGHTS, "tokenizer.json"];
+    let mut files = vec![WEIGHTS];
+    files.extend(texts(origin, dtype_name, &aside.path)?);
     if masks > 0 {
         snapshot::save(store, &aside.path.join(MASKS), snapshot::is_mask)?;
         files.push(MASKS);
@@ -87,7 +82,6 @@ pub(crate) fn export(
         snapshot::save(store, &aside.path.join(QUANTIZERS), trimwick_quant::owns)?;
         files.push(QUANTIZERS);
     }
-    files.extend(companions(origin, &aside.path)?);
 
     let mut written = prove(store, &folded, &weights, masked)?;
     for name in &files {
@@ -95,6 +89,26 @@ pub(crate) fn export(
     }
     aside.finish(folder, &files)?;
     Ok(written)
+}
+
+/// The type of written weights, and what `config.json` calls it.
+pub(super) fn dtype_of(dtype: ExportDtype) -> (Dtype, &'static str) {
+    match dtype {
+        ExportDtype::BF16 => (Dtype::BF16, "bfloat16"),
+        ExportDtype::F16 => (Dtype::F16, "float16"),
+        ExportDtype::F32 => (Dtype::F32, "float32"),
+    }
+}
+
+/// Writes configuration and tokenizer, and what the model that the run started from has beside them.
+pub(super) fn texts(origin: &Origin, dtype_name: &str, to: &Path) -> Result<Vec<&'static str>> {
+    let config = serde_json::to_vec_pretty(&origin.config.to_hf_json(dtype_name))
+        .map_err(|source| RunError::Record { path: to.join("config.json"), source })?;
+    atomic_write(to.join("config.json"), &config)?;
+    origin.tokenizer.save_json(&to.join("tokenizer.json"))?;
+    let mut files = vec!["config.json", "tokenizer.json"];
+    files.extend(companions(origin, to)?);
+    Ok(files)
 }
 
 /// Files that other programs read beside the weights, taken over from the model that the run started from.
@@ -124,7 +138,7 @@ pub(crate) fn check_weights(store: &ParamStore, dtype: ExportDtype) -> Result<()
 }
 
 /// A value that is finite now must be finite in the file.
-fn check_range(folded: &Folded, dtype: Dtype, name: &'static str) -> Result<()> {
+pub(super) fn check_range(folded: &Folded, dtype: Dtype, name: &'static str) -> Result<()> {
     for (tensor, (_, values)) in folded {
         let infinite = |v: &f32| v.is_finite() && rounded(dtype, *v).is_infinite();
         if let Some(index) = values.iter().position(infinite) {
@@ -145,7 +159,7 @@ fn rounded(dtype: Dtype, v: f32) -> f32 {
 }
 
 /// Every parameter as the model computes with it: reparametrized weights folded, f32, by name.
-fn fold(store: &ParamStore) -> Result<Folded> {
+pub(super) fn fold(store: &ParamStore) -> Result<Folded> {
     let layers = store.layers();
     let effective = |p: &Param| -> Result<Tensor> {
         let of = layers.iter().find(|l| l.weight().name() == p.name());
@@ -164,7 +178,7 @@ fn fold(store: &ParamStore) -> Result<Folded> {
 
 /// Reopens the file: every tensor there, of the right shape and with the bits of the fold; every dropped weight
 /// +0.0 in the file's own dtype; no group of the pattern violated.
-fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> Result<Written> {
+pub(super) fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> Result<Written> {
     let fault =
         |tensor: &str, what: String| RunError::Proof { path: path.into(), tensor: tensor.into(), what };
     let file = SafetensorsFile::open(path)?;
@@ -235,12 +249,12 @@ fn prove(store: &ParamStore, folded: &Folded, path: &Path, masked: &Masked) -> R
 }
 
 /// A folder beside the final one, gone with the value.
-struct Aside {
-    path: PathBuf,
+pub(super) struct Aside {
+    pub(super) path: PathBuf,
 }
 
 impl Aside {
-    fn new(folder: &Path) -> Result<Self> {
+    pub(super) fn new(folder: &Path) -> Result<Self> {
         let mut name = folder.file_name().unwrap_or_default().to_os_string();
         name.push(".tmp");
         let path = folder.with_file_name(name);
@@ -254,7 +268,7 @@ impl Aside {
     }
 
     /// Moves the files to where they belong, each as a whole; the folder as a whole where there is none yet.
-    fn finish(self, folder: &Path, files: &[&str]) -> Result<()> {
+    pub(super) fn finish(self, folder: &Path, files: &[impl AsRef<str>]) -> Result<()> {
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| RunError::Io { path, source }
@@ -262,7 +276,7 @@ impl Aside {
         if !folder.exists() {
             std::fs::rename(&self.path, folder).map_err(io(folder))?;
         }
-        for name in files.iter().filter(|_| self.path.exists()) {
+        for name in files.iter().map(AsRef::as_ref).filter(|_| self.path.exists()) {
             std::fs::rename(self.path.join(name), folder.join(name)).map_err(io(&folder.join(name)))?;
         }
         for written in [folder, folder.parent().unwrap_or(folder)] {

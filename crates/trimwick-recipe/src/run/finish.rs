@@ -1,13 +1,16 @@
 //! The end of a run: the model written and proved, the summary put together.
 
+use std::path::Path;
+
 use candle_core::Device;
 use trimwick_sparse::Pattern;
+use trimwick_train::blockwise::BlockReport;
 
 use super::error::{Result, RunError};
 use super::event::{Event, Stage};
 use super::export::{self, Masked, Written};
 use super::folder::RunFolder;
-use super::inactive;
+use super::inactive::Inactive;
 use super::origin::{self, Built};
 use super::prune;
 use super::quantize::{self, Quantization};
@@ -17,11 +20,11 @@ use crate::Recipe;
 
 /// What was written, and what it was proved to hold.
 pub(crate) struct Finished {
-    written: Written,
-    pattern: Option<Pattern>,
-    quantized: Option<Quantization>,
+    pub(super) written: Written,
+    pub(super) pattern: Option<Pattern>,
+    pub(super) quantized: Option<Quantization>,
     /// About masks and quantizers that did nothing.
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Run<'_, '_> {
@@ -40,22 +43,17 @@ impl Run<'_, '_> {
             Some(spec) => Some(quantize::describe(&built.store, spec)?),
             None => None,
         };
-        if let Some(off) = quantized.as_ref().map(|q| q.off_grid).filter(|&off| off > 0) {
-            let what = format!("{off} weights are not on their grid; report this recipe");
-            let (path, tensor) = (self.folder.at("model"), "file".into());
-            return Err(RunError::Proof { path, tensor, what });
-        }
-        let warnings = inactive::warnings(recipe, &built.store)?;
-        for warning in &warnings {
-            (self.report)(Event::Note(format!("warning: {warning}")));
-        }
+        let mut inactive = Inactive::default();
+        inactive.add(&built.store.layers(), &masked)?;
         let folder = self.folder.at("model");
+        on_grid(quantized.as_ref(), &folder)?;
         self.go_on()?;
         (self.report)(Event::Begin(Stage::Export));
         let written = export::export(&built.store, self.origin, recipe.export.dtype, &masked, &folder)?;
         if self.folder.done::<Written>("export")?.is_none() {
             self.folder.finish("export", &written)?;
         }
+        self.deploy(built)?;
         let exported = || {
             let source = crate::ModelSource::Folder(folder.clone());
             let files = origin::open_source(&source)?;
@@ -75,7 +73,27 @@ impl Run<'_, '_> {
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;
-        Ok(Finished { written, pattern, quantized, warnings })
+        Ok(Finished { written, pattern, quantized, warnings: self.warn(&inactive) })
+    }
+
+    /// Says what did nothing.
+    pub(super) fn warn(&mut self, inactive: &Inactive) -> Vec<String> {
+        let warnings = inactive.warnings();
+        for warning in &warnings {
+            (self.report)(Event::Note(format!("warning: {warning}")));
+        }
+        warnings
+    }
+}
+
+/// Refuses to write weights that are not on their grid.
+pub(super) fn on_grid(quantized: Option<&Quantization>, folder: &Path) -> Result<()> {
+    match quantized.map(|q| q.off_grid).filter(|&off| off > 0) {
+        Some(off) => {
+            let what = format!("{off} weights are not on their grid; report this recipe");
+            Err(RunError::Proof { path: folder.into(), tensor: "file".into(), what })
+        }
+        None => Ok(()),
     }
 }
 
@@ -85,6 +103,7 @@ pub(crate) fn summarize(
     folder: &RunFolder,
     model: &str,
     mut arms: Vec<MeasuredArm>,
+    blocks: Vec<BlockReport>,
     finished: Finished,
 ) -> Summary {
     arms.sort_by_key(|a| summary::ARMS.iter().position(|n| *n == a.name));
@@ -94,16 +113,20 @@ pub(crate) fn summarize(
     // The naive way to the same size opens the gap; the best one-shot way to it is what training starts from.
     let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
     let one_shot = first(&["quantized", "pruned"]);
+    // Where nothing is trained end to end, training the blocks is all the recovery there is.
+    let trained = |name: &str| arms.iter().any(|arm| arm.name == name);
+    let recovered = if trained("blockwise") && !trained("recovered") { "blockwise" } else { "recovered" };
     let Finished { written, pattern, quantized, warnings } = finished;
     let cost = folder.cost();
     Summary {
         name: recipe.name.clone(),
         fingerprint: folder.fingerprint().into(),
         model: model.into(),
-        gap_recovered: summary::closed(&arms, opened, "recovered", "dense"),
-        gap_recovered_to_tuned: summary::closed(&arms, one_shot, "recovered", "dense_tuned"),
-        training_helped: summary::beaten(&arms, &["quantized", "dense_tuned_quantized"], "recovered"),
+        gap_recovered: summary::closed(&arms, opened, recovered, "dense"),
+        gap_recovered_to_tuned: summary::closed(&arms, one_shot, recovered, "dense_tuned"),
+        training_helped: summary::beaten(&arms, &["quantized", "dense_tuned_quantized"], recovered),
         arms,
+        blocks,
         pattern: pattern.map(|p| p.to_string()),
         quantization: quantized,
         groups_violating: written.groups_violating,

@@ -1,66 +1,63 @@
 //! Masks and quantizers that did nothing: what a run warns of at its end.
 
-use trimwick_nn::{Layer, Layers, ParamStore};
+use trimwick_nn::{Layer, Layers};
 use trimwick_quant::{input_quantizer, weight_quantizer};
 use trimwick_sparse::{MASK_BUFFER, count};
 
 use super::error::Result;
-use super::prune::selected;
-use crate::{Recipe, TrainSpec};
+use super::export::Masked;
 
-/// A sentence for each kind of mask or quantizer that is not at work in a model at the end of its run.
-///
-/// # Errors
-/// A broken mask buffer.
-pub(crate) fn warnings(recipe: &Recipe, store: &ParamStore) -> Result<Vec<String>> {
-    let all = store.layers();
-    let steps = recipe.train.as_ref().map(|train: &TrainSpec| train.steps(recipe.data.context));
-    let mut found = idle(&all)?;
-    if let Some(spec) = &recipe.prune {
-        let bare = selected(store, spec)?.0.retain(|layer| layer.buffer(MASK_BUFFER).is_none());
-        found.extend(sentence(
-            &bare,
-            "was to be pruned and has no mask",
-            "were to be pruned and have no mask",
-        ));
-    }
-    if let (Some(spec), Some(steps)) = (&recipe.quantize, steps)
-        && spec.start >= steps
-    {
-        let start = spec.start;
-        found.push(format!("quantize.start = {start} is not before the end of training after {steps} steps"));
-    }
-    Ok(found)
+/// Layers whose mask or quantizer is not at work in a model at the end of its run, gathered piece by piece.
+#[derive(Debug, Default)]
+pub(crate) struct Inactive {
+    bare: Vec<String>,
+    whole: Vec<String>,
+    weights: Vec<String>,
+    inputs: Vec<String>,
 }
 
-/// What is on the layers and does nothing.
-fn idle(all: &Layers) -> Result<Vec<String>> {
-    let masked = all.retain(|layer| layer.buffer(MASK_BUFFER).is_some());
-    let mut whole = Vec::new();
-    for layer in &masked {
-        if count(&masked.retain(|l| l.path() == layer.path()))?.dropped == 0 {
-            whole.push(layer.path().to_string());
+impl Inactive {
+    /// Looks at the layers of a model, or of a piece of one. Those in `masked` must have a mask.
+    ///
+    /// # Errors
+    /// A broken mask buffer.
+    pub(crate) fn add(&mut self, layers: &Layers, masked: &Masked) -> Result<()> {
+        for layer in layers {
+            let path = || layer.path().to_string();
+            if layer.buffer(MASK_BUFFER).is_some() {
+                if count(&[layer.clone()].into_iter().collect())?.dropped == 0 {
+                    self.whole.push(path());
+                }
+            } else if masked.contains_key(layer.path()) {
+                self.bare.push(path());
+            }
+            if weight_quantizer(layer).is_some_and(|q| !q.enabled()) {
+                self.weights.push(path());
+            }
+            if input_quantizer(layer).is_some_and(|q| !q.enabled()) {
+                self.inputs.push(path());
+            }
         }
+        Ok(())
     }
-    let whole = masked.retain(|layer| whole.iter().any(|path| path == layer.path()));
-    let weight_off = |layer: &Layer| weight_quantizer(layer).is_some_and(|q| !q.enabled());
-    let input_off = |layer: &Layer| input_quantizer(layer).is_some_and(|q| !q.enabled());
-    let keeps = sentence(&whole, "has a mask that keeps every weight", "have masks that keep every weight");
-    let weights = all.retain(weight_off);
-    let weights =
-        sentence(&weights, "has a weight quantizer that is off", "have weight quantizers that are off");
-    let inputs = all.retain(input_off);
-    let inputs =
-        sentence(&inputs, "has an input quantizer that is off", "have input quantizers that are off");
-    Ok([keeps, weights, inputs].into_iter().flatten().collect())
+
+    /// A sentence for each kind that there is.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let kinds = [
+            (&self.bare, "was to be pruned and has no mask", "were to be pruned and have no mask"),
+            (&self.whole, "has a mask that keeps every weight", "have masks that keep every weight"),
+            (&self.weights, "has a weight quantizer that is off", "have weight quantizers that are off"),
+            (&self.inputs, "has an input quantizer that is off", "have input quantizers that are off"),
+        ];
+        kinds.into_iter().filter_map(|(paths, one, many)| sentence(paths, one, many)).collect()
+    }
 }
 
 /// About the first few of some layers; nothing about none.
-fn sentence(layers: &Layers, one: &str, many: &str) -> Option<String> {
+fn sentence(paths: &[String], one: &str, many: &str) -> Option<String> {
     const SHOWN: usize = 3;
-    let names: Vec<&str> = layers.iter().take(SHOWN).map(Layer::path).collect();
-    let names = names.join(", ");
-    match layers.len() {
+    let names = paths[..paths.len().min(SHOWN)].join(", ");
+    match paths.len() {
         0 => None,
         1 => Some(format!("{names} {one}")),
         2..=SHOWN => Some(format!("{names} {many}")),
@@ -84,23 +81,31 @@ mod tests {
             linear_no_bias(8, 4, vb.pp(name))?;
         }
         let layers = store.layers();
-        assert_eq!(idle(&layers)?, Vec::<String>::new());
+        let idle = |masked: &Masked| -> Result<_> {
+            let mut inactive = Inactive::default();
+            inactive.add(&layers, masked)?;
+            Ok(inactive.warnings())
+        };
+        let none = Masked::new();
+        let all: Masked = layers.iter().map(|layer| (layer.path().to_string(), None)).collect();
+        assert_eq!(idle(&none)?, Vec::<String>::new());
+        assert_eq!(idle(&all)?, ["a, b, c and 2 more were to be pruned and have no mask"]);
         let pick = |glob: &str| layers.select(glob);
         let pattern = trimwick_sparse::Pattern::TWO_FOUR;
         trimwick_sparse::prune(&layers, pattern, &trimwick_sparse::Magnitude)?;
         trimwick_quant::attach(&layers, &Scheme::int8())?;
-        assert_eq!(idle(&layers)?, Vec::<String>::new());
+        assert_eq!(idle(&all)?, Vec::<String>::new());
         for layer in &pick("b")? {
             trimwick_sparse::fix(layer, &[0xff; 4])?;
         }
-        assert_eq!(idle(&layers)?, ["b has a mask that keeps every weight"]);
+        assert_eq!(idle(&all)?, ["b has a mask that keeps every weight"]);
         trimwick_quant::set_enabled(&pick("[bcde]")?, false);
         let want = [
             "b has a mask that keeps every weight",
             "b, c, d and 1 more have weight quantizers that are off",
             "b, c, d and 1 more have input quantizers that are off",
         ];
-        assert_eq!(idle(&layers)?, want);
+        assert_eq!(idle(&all)?, want);
         Ok(())
     }
 }

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use trimwick_formats::read_small;
 use trimwick_formats::safetensors::{Dtype, SafetensorsFile};
 use trimwick_models::LlamaConfig;
 use trimwick_nn::Layers;
 use trimwick_sparse::MASK_BUFFER;
 
 use super::error::{Result, RunError};
-use super::export::WEIGHTS;
+use super::export::{INDEX, WEIGHTS};
 
 /// The file's name.
 pub(crate) const MASKS: &str = "masks.safetensors";
 /// The key in the metadata of exported weights that says how many layers are masked.
 pub(crate) const MASKED_LAYERS: &str = "trimwick.masked_layers";
+
+/// No index of shards is as long, in bytes.
+const LARGEST_INDEX: u64 = 64 << 20;
 
 /// Bitsets by the paths of their layers.
 pub(crate) struct Carried {
@@ -32,13 +36,13 @@ impl Carried {
         let path = folder.map(|folder| folder.join(MASKS)).unwrap_or_default();
         let mut carried = Self { path, bits: BTreeMap::new() };
         let Some(folder) = folder else { return Ok(carried) };
-        let written_with = masked_layers(&folder.join(WEIGHTS))?;
+        let written_with = masked_layers(folder)?;
         if std::fs::symlink_metadata(&carried.path).is_ok() {
             carried.fill(config)?;
         }
         match written_with {
             Some(layers) if layers != carried.bits.len() => {
-                let expected = format!("the masks of {layers} layers, as {WEIGHTS} was written with");
+                let expected = format!("the masks of {layers} layers, as the weights were written with");
                 Err(carried.fault("file", expected, carried.bits.len().to_string()))
             }
             _ => Ok(carried),
@@ -69,12 +73,24 @@ impl Carried {
         self.bits.keys().map(String::as_str)
     }
 
+    /// Fixes the masks of those layers that are part of a model.
+    ///
+    /// # Errors
+    /// As [`Carried::put`].
+    pub(crate) fn put_on_part(&self, layers: &Layers) -> Result<()> {
+        self.put_some(layers, |path| layers.get(path).is_some())
+    }
+
     /// Fixes the masks on a model's layers.
     ///
     /// # Errors
     /// [`RunError::Masks`] where a weight that a mask drops is not zero: the file belongs to other weights.
     pub(crate) fn put(&self, layers: &Layers) -> Result<()> {
-        for (path, bits) in &self.bits {
+        self.put_some(layers, |_| true)
+    }
+
+    fn put_some(&self, layers: &Layers, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        for (path, bits) in self.bits.iter().filter(|(path, _)| wanted(path)) {
             let name = format!("{path}.{MASK_BUFFER}");
             let Some(layer) = layers.get(path) else {
                 return Err(self.fault(&name, "the mask of a layer of the model", "none"));
@@ -96,11 +112,16 @@ impl Carried {
     }
 }
 
-/// How many layers the weights of an export say that masks belong to; `None` for weights that say nothing.
-fn masked_layers(weights: &Path) -> Result<Option<usize>> {
-    if !weights.is_file() {
-        return Ok(None);
+/// How many layers the weights of an export say that masks belong to; `None` for weights that say nothing. Those in
+/// shards say it in their index.
+fn masked_layers(folder: &Path) -> Result<Option<usize>> {
+    let path = folder.join(WEIGHTS);
+    if path.is_file() {
+        let file = SafetensorsFile::open(path)?;
+        return Ok(file.metadata().get(MASKED_LAYERS).and_then(|layers| layers.parse().ok()));
     }
-    let file = SafetensorsFile::open(weights)?;
-    Ok(file.metadata().get(MASKED_LAYERS).and_then(|layers| layers.parse().ok()))
+    let Some(text) = read_small(folder.join(INDEX), LARGEST_INDEX)? else { return Ok(None) };
+    // A broken index was refused when the weights were opened.
+    let index: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    Ok(index["metadata"][MASKED_LAYERS].as_str().and_then(|layers| layers.parse().ok()))
 }

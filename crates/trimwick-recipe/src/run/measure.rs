@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use candle_core::Device;
-use trimwick_train::{EvaluateOptions, evaluate_until};
+use trimwick_nn::StreamedLm;
+use trimwick_train::blockwise::evaluate_streamed;
+use trimwick_train::{EvaluateOptions, Evaluation, evaluate_until};
 
 use super::error::{Result, RunError};
 use super::event::{Event, Stage};
@@ -39,7 +41,32 @@ impl Run<'_, '_> {
         let options = EvaluateOptions::default();
         let evaluation =
             evaluate_until(&built.model, &Device::Cpu, &self.held_out, options, &mut progress, &stopped)?;
-        let arm = MeasuredArm::new(name, &evaluation.ok_or(RunError::Stopped)?, tokens);
+        self.record(name, tokens, &evaluation.ok_or(RunError::Stopped)?)
+    }
+
+    /// Measures a model of which one piece is in memory at a time, unless it was measured before.
+    pub(crate) fn measure_streamed(
+        &mut self,
+        name: &'static str,
+        tokens: u64,
+        model: &dyn StreamedLm,
+    ) -> Result<()> {
+        self.go_on()?;
+        if self.measured(name, tokens)? {
+            return Ok(());
+        }
+        (self.report)(Event::Begin(Stage::Evaluate(name)));
+        let spill = self.spill()?;
+        let (report, stop) = (&mut self.report, self.stop);
+        let mut progress = |done, total| report(Event::Part { done, total, loss: None });
+        let stopped = || stop.load(Ordering::Relaxed);
+        let evaluation =
+            evaluate_streamed(model, &Device::Cpu, &self.held_out, &spill, &mut progress, &stopped)?;
+        self.record(name, tokens, &evaluation.ok_or(RunError::Stopped)?)
+    }
+
+    fn record(&mut self, name: &'static str, tokens: u64, evaluation: &Evaluation) -> Result<()> {
+        let arm = MeasuredArm::new(name, evaluation, tokens);
         self.folder.finish(name, &arm)?;
         (self.report)(Event::Measured(&arm));
         self.arms.push(arm);

@@ -2,11 +2,14 @@
 //!
 //! Each stage leaves a record in the run's folder; running the same recipe again continues after the last one, and
 //! a stage that trains continues from its newest checkpoint. The order is: measure the dense model; prune it by
-//! magnitude and measure; prune it by the recipe's method and measure; quantize it and measure; train and measure;
-//! train the dense twin on the same tokens and measure, as it is and quantized; write, reopen, prove; measure what
-//! the written file computes.
+//! magnitude and measure; prune it by the recipe's method and measure; quantize it and measure; train it
+//! block after block and measure; train it end to end and measure; train the dense twin on the same tokens and measure, as it is and quantized; write, reopen, prove; measure what
+//! the written file computes. A streamed run does as much of that as can be done with one block in memory.
 
+mod blocks;
+mod blockwise;
 mod data;
+mod deploy;
 mod error;
 mod event;
 mod export;
@@ -20,10 +23,14 @@ mod masks;
 mod measure;
 mod origin;
 mod place;
+mod plan;
 mod prune;
 mod quantize;
+mod shards;
 mod snapshot;
 mod stages;
+mod stored;
+mod streamed;
 mod summary;
 mod train;
 
@@ -37,8 +44,10 @@ pub use event::{Event, Report, Stage};
 pub use fresh::config_of;
 pub use origin::layer_shapes;
 pub use place::check_place;
+pub use plan::{StreamedPlan, streamed_plan};
 pub use quantize::Quantization;
 pub use summary::{Arm as MeasuredArm, Summary};
+pub use trimwick_train::blockwise::BlockReport;
 
 use crate::Recipe;
 use error::Result;
@@ -72,7 +81,7 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
     let vocab = origin.config.vocab_size;
     let held_out = data::held_out(recipe, &origin.tokenizer, vocab)?;
     let training = data::training(recipe, &origin.tokenizer, vocab)?;
-    data::check_calibration(recipe, training.as_ref())?;
+    data::check_drawn(recipe, training.as_ref())?;
     if let Some(training) = &training
         && training.ids().starts_with(held_out.ids())
     {
@@ -85,14 +94,24 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
     inputs.settle(&folder)?;
     origin.keep_tokenizer(&folder)?;
     origin.note_masks(recipe, report)?;
-    let mut run =
-        Run { recipe, folder: &mut folder, origin: &origin, held_out, training, stop, arms: vec![], report };
-    let finished = match run.stages() {
+    let mut run = Run {
+        recipe,
+        folder: &mut folder,
+        origin: &origin,
+        held_out,
+        training,
+        stop,
+        arms: vec![],
+        blocks: vec![],
+        report,
+    };
+    let stages = if recipe.stream { run.streamed_stages() } else { run.stages() };
+    let finished = match stages {
         Err(RunError::Stopped) => return Ok(RunOutcome::Stopped),
         finished => finished?,
     };
-    let arms = run.arms;
-    let summary = finish::summarize(recipe, &folder, &origin.name, arms, finished);
+    let (arms, blocks) = (run.arms, run.blocks);
+    let summary = finish::summarize(recipe, &folder, &origin.name, arms, blocks, finished);
     let path = folder.at("summary.json");
     let text = serde_json::to_vec_pretty(&summary)
         .map_err(|source| RunError::Record { path: path.clone(), source })?;

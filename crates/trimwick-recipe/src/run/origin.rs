@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use trimwick_models::source::{self, ModelFiles, OpenOptions};
-use trimwick_models::{Llama, LlamaConfig, Tokenizer};
+use trimwick_models::{Llama, LlamaConfig, StreamedLlama, Tokenizer};
 use trimwick_nn::{ParamStore, Role, TensorSource};
 
 use super::error::{Result, RunError};
@@ -117,6 +117,18 @@ impl Origin {
         let model = Llama::new(&self.config, Some(self.context), store.var_builder())?;
         self.carried.put(&store.layers())?;
         Ok(Built { store, model })
+    }
+
+    /// The model as it was, to be read block by block.
+    ///
+    /// # Errors
+    /// None of its own for a trained model; one that starts from random weights has no dense twin to read.
+    pub(crate) fn streamed(&self) -> Result<StreamedLlama> {
+        let Some(weights) = &self.weights else {
+            let expected = "a trained model to read blocks from".to_string();
+            return Err(RunError::NoWeights { origin: self.name.clone(), expected });
+        };
+        Ok(StreamedLlama::new(&self.config, Some(self.context), weights.clone(), &Device::Cpu)?)
     }
 
     /// The model as a teacher: frozen, so that its forward pass records no graph.

@@ -19,11 +19,27 @@ pub(crate) fn selected(store: &ParamStore, prune: &PruneSpec) -> Result<(Layers,
     for pattern in &prune.exclude {
         layers = layers.without(pattern)?;
     }
-    let pattern = match prune.pattern {
+    Ok((layers, pattern_of(prune)?))
+}
+
+/// The pattern that a recipe prunes to.
+pub(crate) fn pattern_of(prune: &PruneSpec) -> Result<Pattern> {
+    Ok(match prune.pattern {
         RecipePattern::Nm { n, m } => Pattern::nm(n, m)?,
         RecipePattern::Unstructured { sparsity } => Pattern::unstructured(sparsity)?,
-    };
-    Ok((layers, pattern))
+    })
+}
+
+/// The method, and on whose outputs it calibrates. Wanda takes the dense model's statistics, as its authors evaluate it
+/// one-shot; SparseGPT makes up for what the blocks before have lost.
+pub(crate) fn method_of(prune: &PruneSpec) -> (Box<dyn Method>, Propagate) {
+    match prune.method {
+        PruneMethod::Magnitude => (Box::new(Magnitude), Propagate::Dense),
+        PruneMethod::Wanda => (Box::new(Wanda), Propagate::Dense),
+        PruneMethod::SparseGpt { damping, block } => {
+            (Box::new(SparseGpt { damping, block }), Propagate::Pruned)
+        }
+    }
 }
 
 /// The layers that any of the patterns matches, in their order; each pattern has to match one.
@@ -48,17 +64,9 @@ pub(crate) fn prune(
     report: Report<'_>,
 ) -> Result<()> {
     let (layers, pattern) = selected(&built.store, spec)?;
-    let method: Box<dyn Method> = match spec.method {
-        _ if by_magnitude => Box::new(Magnitude),
-        PruneMethod::Magnitude => Box::new(Magnitude),
-        PruneMethod::Wanda => Box::new(Wanda),
-        PruneMethod::SparseGpt { damping, block } => Box::new(SparseGpt { damping, block }),
-    };
-    // Wanda takes the dense model's statistics, as its authors evaluate it one-shot; SparseGPT makes up for
-    // what the blocks before have lost.
-    let propagate = match spec.method {
-        PruneMethod::SparseGpt { .. } => Propagate::Pruned,
-        _ => Propagate::Dense,
+    let (method, propagate) = match by_magnitude {
+        true => (Box::new(Magnitude) as Box<dyn Method>, Propagate::Dense),
+        false => method_of(spec),
     };
     let mut progress = |done, total| report(Event::Part { done, total, loss: None });
     let watch = Watch { progress: &mut progress, stop: &|| stop.load(Ordering::Relaxed) };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use trimwick_nn::{Layer, Layers, ParamStore, Slot};
+use trimwick_nn::{KvSlot, LayerKind, Layers, LoadedBlock, ParamStore, Slot};
 use trimwick_quant::{self as quant, Code, Granularity, QuantSchedule, QuantSpec, Rule, Scheme};
 use trimwick_train::{BoxError, StepHook, infer};
 
@@ -39,34 +39,63 @@ struct Share {
     layers: Layers,
 }
 
-/// The schemes of a recipe over a model's layers.
-fn shares(store: &ParamStore, spec: &QuantizeSpec) -> Result<Vec<Share>> {
-    let all = store.layers();
-    let rules = spec.govern();
-    let described = all.iter().map(|l| (l.path(), l.kind(), l.weight().shape().dims()));
-    let governed = quant::govern(&rules, described)?;
-    let of = |index: usize| {
-        let governed = all.iter().zip(&governed).filter(|(_, g)| **g == Some(index));
-        let paths: BTreeSet<String> = governed.map(|(l, _)| l.path().to_string()).collect();
-        all.retain(|l| paths.contains(l.path()))
-    };
-    let share = |(i, rule): (usize, &Rule)| Some(Share { scheme: rule.scheme?, layers: of(i) });
-    Ok(rules.iter().enumerate().filter_map(share).collect())
+/// The schemes of a recipe, and the paths that each governs.
+pub(crate) struct Schemes(Vec<(Scheme, BTreeSet<String>)>);
+
+impl Schemes {
+    /// Those over layers that are described by path, kind and shape of the weight.
+    ///
+    /// # Errors
+    /// A rule that governs none of them, a layer that cannot take its scheme.
+    pub(crate) fn over<'a>(
+        layers: impl Iterator<Item = (&'a str, LayerKind, &'a [usize])>,
+        spec: &QuantizeSpec,
+    ) -> Result<Self> {
+        let (rules, described) = (spec.govern(), layers.collect::<Vec<_>>());
+        let governed = quant::govern(&rules, described.iter().copied())?;
+        let of = |index: usize| {
+            let governed = described.iter().zip(&governed).filter(move |(_, g)| **g == Some(index));
+            governed.map(|((path, ..), _)| path.to_string()).collect()
+        };
+        let share = |(i, rule): (usize, &Rule)| Some((rule.scheme?, of(i)));
+        Ok(Self(rules.iter().enumerate().filter_map(share).collect()))
+    }
+
+    /// Those over all layers of a store.
+    fn of(store: &ParamStore, spec: &QuantizeSpec) -> Result<Self> {
+        let all = store.layers();
+        Self::over(all.iter().map(|l| (l.path(), l.kind(), l.weight().shape().dims())), spec)
+    }
+
+    /// What each scheme has of some layers.
+    fn shares(&self, layers: &Layers) -> impl Iterator<Item = Share> {
+        let share = |(scheme, paths): &(Scheme, BTreeSet<String>)| {
+            let layers = layers.retain(|l| paths.contains(l.path()));
+            (!layers.is_empty()).then_some(Share { scheme: *scheme, layers })
+        };
+        self.0.iter().filter_map(share)
+    }
+
+    /// Puts fake-quantizers on layers and attention, not calibrated yet. The layers that have one are given back.
+    pub(crate) fn attach(&self, layers: &Layers, slots: &[KvSlot], spec: &QuantizeSpec) -> Result<Layers> {
+        let options = spec.options();
+        let mut paths = BTreeSet::new();
+        for Share { scheme, layers } in self.shares(layers) {
+            quant::attach_with(&layers, &scheme, &options)?;
+            paths.extend(layers.iter().map(|l| l.path().to_string()));
+        }
+        if let Some(code) = kv_code(spec.kv_cache) {
+            let spec = QuantSpec::new(code, Granularity::Tensor);
+            quant::kv::attach_with(slots, &spec, options.input_range)?;
+        }
+        Ok(layers.retain(|l| paths.contains(l.path())))
+    }
 }
 
 /// Puts fake-quantizers on a model's layers and attention, not calibrated yet. The layers are given back.
 pub(crate) fn attach(built: &Built, spec: &QuantizeSpec) -> Result<Layers> {
-    let options = spec.options();
-    let shares = shares(&built.store, spec)?;
-    for Share { scheme, layers } in &shares {
-        quant::attach_with(layers, scheme, &options)?;
-    }
-    if let Some(code) = kv_code(spec.kv_cache) {
-        let spec = QuantSpec::new(code, Granularity::Tensor);
-        quant::kv::attach_with(&built.store.kv_slots(), &spec, options.input_range)?;
-    }
-    let paths: BTreeSet<&str> = shares.iter().flat_map(|s| s.layers.iter().map(Layer::path)).collect();
-    Ok(built.store.layers().retain(|l| paths.contains(l.path())))
+    let schemes = Schemes::of(&built.store, spec)?;
+    schemes.attach(&built.store.layers(), &built.store.kv_slots(), spec)
 }
 
 /// Finds every scale that has to be known before the first step: those of weights, and of static inputs by running
@@ -122,28 +151,68 @@ pub(crate) fn wear_inputs(read: &Built, spec: &QuantizeSpec, kept: &Path) -> Res
     Ok(())
 }
 
+/// [`wear_inputs`] for one block of a model.
+pub(crate) fn wear_block(
+    read: &LoadedBlock,
+    spec: &QuantizeSpec,
+    schemes: &Schemes,
+    kept: &Path,
+) -> Result<()> {
+    let slots = read.kv_slots();
+    let layers = schemes.attach(&read.layers(), &slots, spec)?;
+    if kept.exists() {
+        snapshot::restore_part(&read.store, kept, |name| read.holds(name))?;
+        quant::restore(&layers)?;
+        quant::kv::restore(&slots)?;
+    }
+    layers.iter().for_each(|layer| drop(layer.clear(Slot::FakeQuant)));
+    Ok(())
+}
+
 /// What the layers of a model hold, proved value by value on the weights that they compute with.
 pub(crate) fn describe(store: &ParamStore, spec: &QuantizeSpec) -> Result<Quantization> {
-    let mut out = Quantization {
-        schemes: BTreeMap::new(),
-        weights: 0,
-        bits_per_weight: 0.,
-        off_grid: 0,
-        kv_cache: spec.kv_cache,
-    };
-    let mut bits = 0.;
-    for Share { scheme, layers } in shares(store, spec)? {
-        let name = scheme.name().map_or_else(|| scheme.to_string(), str::to_string);
-        *out.schemes.entry(name).or_default() += layers.len();
-        out.off_grid += quant::off_grid(&layers)?;
-        for layer in layers.iter().filter(|_| scheme.weight.is_some()) {
-            let shape = layer.weight().shape();
-            out.weights += shape.elem_count();
-            bits += scheme.bits(shape.dims()) * shape.elem_count() as f64;
-        }
+    let mut tally = Tally::new(spec);
+    tally.add(&store.layers(), &Schemes::of(store, spec)?)?;
+    Ok(tally.finish())
+}
+
+/// A [`Quantization`] that is put together from parts of a model.
+pub(crate) struct Tally {
+    out: Quantization,
+    bits: f64,
+}
+
+impl Tally {
+    pub(crate) fn new(spec: &QuantizeSpec) -> Self {
+        let out = Quantization {
+            schemes: BTreeMap::new(),
+            weights: 0,
+            bits_per_weight: 0.,
+            off_grid: 0,
+            kv_cache: spec.kv_cache,
+        };
+        Self { out, bits: 0. }
     }
-    out.bits_per_weight = bits / out.weights.max(1) as f64;
-    Ok(out)
+
+    /// Counts, and proves, some layers.
+    pub(crate) fn add(&mut self, layers: &Layers, schemes: &Schemes) -> Result<()> {
+        for Share { scheme, layers } in schemes.shares(layers) {
+            let name = scheme.name().map_or_else(|| scheme.to_string(), str::to_string);
+            *self.out.schemes.entry(name).or_default() += layers.len();
+            self.out.off_grid += quant::off_grid(&layers)?;
+            for layer in layers.iter().filter(|_| scheme.weight.is_some()) {
+                let shape = layer.weight().shape();
+                self.out.weights += shape.elem_count();
+                self.bits += scheme.bits(shape.dims()) * shape.elem_count() as f64;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Quantization {
+        self.out.bits_per_weight = self.bits / self.out.weights.max(1) as f64;
+        self.out
+    }
 }
 
 type HookResult = std::result::Result<(), BoxError>;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use trimwick_formats::safetensors::{Dtype, NewTensor, SafetensorsFile, write};
-use trimwick_nn::{Layers, ParamStore};
+use trimwick_nn::{Layers, ParamStore, Role};
 use trimwick_sparse::MASK_BUFFER;
 
 use super::error::{Result, RunError};
@@ -50,7 +50,22 @@ pub(crate) fn restore(store: &ParamStore, path: &Path, expected: Option<&BTreeSe
     if let Some(name) = expected.into_iter().flatten().find(|name| !file.tensors().contains_key(*name)) {
         return Err(fault(name, "missing"));
     }
-    for (name, info) in file.tensors() {
+    put(store, &file, |_| true)
+}
+
+/// Puts the buffers of a snapshot, and what belongs to quantizers, into a store whose weights were read from it already.
+pub(crate) fn complete(store: &ParamStore, path: &Path) -> Result<()> {
+    let weight = |name: &str| store.get(name).is_some_and(|p| p.role() != Role::Buffer);
+    put(store, &SafetensorsFile::open(path)?, |name| !weight(name) || trimwick_quant::owns(name))
+}
+
+/// Puts those values of a snapshot back that are `wanted`.
+pub(crate) fn restore_part(store: &ParamStore, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    put(store, &SafetensorsFile::open(path)?, wanted)
+}
+
+fn put(store: &ParamStore, file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    for (name, info) in file.tensors().iter().filter(|(name, _)| wanted(name)) {
         let bytes = info.dtype == Dtype::U8;
         let values = match bytes {
             true => Tensor::from_vec(file.read_raw(name)?, info.shape.clone(), &Device::Cpu)?,

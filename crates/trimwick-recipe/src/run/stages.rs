@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use trimwick_nn::Layers;
 use trimwick_train::Windows;
+use trimwick_train::blockwise::BlockReport;
 use trimwick_train::lora::BaseFormat;
 
 use super::error::{Result, RunError};
@@ -38,6 +39,8 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) training: Option<Windows>,
     pub(crate) stop: &'a AtomicBool,
     pub(crate) arms: Vec<MeasuredArm>,
+    /// What became of the blocks that were trained one by one.
+    pub(crate) blocks: Vec<BlockReport>,
     pub(crate) report: Report<'r>,
 }
 
@@ -75,8 +78,9 @@ impl Run<'_, '_> {
             let name =
                 if recipe.prune.is_some() || recipe.quantize.is_some() { "recovered" } else { "trained" };
             self.train(name, spec, &current)?;
+            let before = recipe.blockwise.as_ref().map_or(0, |b| b.tokens(recipe.data.context));
             let tokens = tokens_of(spec);
-            self.measure_built(name, tokens, &current.built)?;
+            self.measure_built(name, before + tokens, &current.built)?;
             if recipe.compare.arms.contains(&Arm::DenseTuned) && !self.tuned_teacher() {
                 // The control arm comes while the result waits on disk: two models are enough in memory.
                 drop(current);
@@ -96,13 +100,16 @@ impl Run<'_, '_> {
         if self.stop.load(Ordering::Relaxed) { Err(RunError::Stopped) } else { Ok(()) }
     }
 
-    /// The model that training starts from: pruned, quantized, adapted, as far as the recipe says.
+    /// The model that training starts from: pruned, quantized, trained block by block, adapted, as far as the recipe says.
     fn start(&mut self) -> Result<Student> {
         let built = self.pruned_stage()?;
         let quantized = match &self.recipe.quantize {
             Some(spec) => Some(self.quantized_stage(&built, spec)?),
             None => None,
         };
+        if let Some(spec) = &self.recipe.blockwise {
+            self.blockwise_stage(&built, spec)?;
+        }
         if let Some(spec) = &self.recipe.lora {
             train::adapt(&built, spec, self.recipe.seed)?;
         }
@@ -121,6 +128,10 @@ impl Run<'_, '_> {
         } else {
             (self.report)(Event::Begin(Stage::Quantize(NAME)));
             self.calibrate(built, &layers)?;
+            if self.recipe.export.targets.iter().any(|target| target.needs_quantizers()) {
+                // Before training: what is fused there must be trained as one.
+                trimwick_quant::share_fused(&layers)?;
+            }
             snapshot::save(&built.store, &path, trimwick_quant::owns)?;
             kept::seal(&path)?;
         }

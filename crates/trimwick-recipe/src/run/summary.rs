@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use trimwick_train::Evaluation;
+use trimwick_train::blockwise::BlockReport;
 
 use super::quantize::Quantization;
 
 /// The arms that a run can have, in the order of its table.
-pub(crate) const ARMS: [&str; 9] = [
+pub(crate) const ARMS: [&str; 10] = [
     "dense",
     "dense_tuned",
     "pruned_magnitude",
     "pruned",
     "quantized",
     "dense_tuned_quantized",
+    "blockwise",
     "recovered",
     "trained",
     "exported",
@@ -24,8 +26,8 @@ pub(crate) const ARMS: [&str; 9] = [
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arm {
-    /// `dense`, `dense_tuned`, `pruned_magnitude`, `pruned`, `quantized`, `dense_tuned_quantized`, `recovered`, `trained`
-    /// or `exported`.
+    /// `dense`, `dense_tuned`, `pruned_magnitude`, `pruned`, `quantized`, `dense_tuned_quantized`, `blockwise`,
+    /// `recovered`, `trained` or `exported`.
     pub name: String,
     /// Mean loss on the held-out text, in nats per scored token.
     pub loss: f64,
@@ -46,7 +48,8 @@ impl Arm {
     }
 }
 
-/// The file that a run ends with. All of it but `seconds` and `peak_rss_bytes` is a function of the recipe.
+/// The file that a run ends with. All of it but `seconds`, those of blocks included, and `peak_rss_bytes` is a function
+/// of the recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {
@@ -58,6 +61,8 @@ pub struct Summary {
     pub model: String,
     /// The models that were measured.
     pub arms: Vec<Arm>,
+    /// The blocks that were trained one by one, in order.
+    pub blocks: Vec<BlockReport>,
     /// Share of the loss gap that magnitude pruning opened (or one-shot pruning, where magnitude was not
     /// measured) which training closed: `(pruned − recovered) / (pruned − dense)`.
     pub gap_recovered: Option<f64>,

@@ -165,3 +165,26 @@ fn a_context_beyond_the_model_is_a_fault() {
         "override data.context=1024: data.context: expected at most the model's 512 positions, found 1024; lower it, or take another model"
     );
 }
+
+#[test]
+fn of_a_streamed_model_only_blocks_are_compressed() {
+    let text = "[model]\nsource = \"builtin:tiny-llama\"\nstream = true\n[data]\ntrain = \"builtin:sotu-train\"\n\
+                eval = \"builtin:sotu-eval\"\n[prune]\npattern = \"2:4\"\n[quantize]\nscheme = \"int8\"\n\
+                [export]\ndtype = \"f32\"\n";
+    let check = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        let recipe = Recipe::parse(text, "r.toml", &overrides).unwrap_or_else(|faults| panic!("{faults}"));
+        recipe.check_layers(&model(8, 16, 2)).map(drop).map_err(|faults| faults.to_string())
+    };
+    check(&[]).unwrap();
+    for (changed, key, layer) in [
+        ("prune.layers=[\"*\"]", "prune.layers", "lm_head"),
+        ("quantize.rules=[{layers=\"*embed_tokens\",scheme=\"int8\"}]", "quantize", "model.embed_tokens"),
+    ] {
+        let message = check(&[changed]).unwrap_err();
+        let expected = format!(
+            "{key}: expected layers of decoder blocks alone beside model.stream = true, found {layer}; leave it out, or remove model.stream"
+        );
+        assert!(message.contains(&expected), "{message}");
+    }
+}

@@ -106,11 +106,15 @@ fn recipe() -> impl Strategy<Value = String> {
             parts.push(format!("[data]\ntrain = {trained}\neval = {measured}\ncontext = {context}\n"));
             let pruned = pruned && !model.contains("config");
             parts.push(train);
+            let blocks = pruned && compared && !prune.contains("refreshed");
             if pruned {
                 parts.push(prune);
             }
             if pruned && distilled {
                 parts.push("[distill]\nweight = 0.25\n".to_string());
+            }
+            if blocks {
+                parts.push(format!("[blockwise]\nepochs = {}\nparts = \"split\"\n", seed % 9 + 1));
             }
             if pruned && compared {
                 parts.push("[compare]\narms = [\"pruned_magnitude\"]\n".to_string());

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use trimwick_recipe::{
-    Arm, LrSchedule, ModelSource, ModelSpec, Pattern, PruneMethod, PruneSchedule, Recipe, TextFormat,
-    TextSource, TrainLength, Warmup,
+    Arm, ExportTarget, LrSchedule, ModelSource, ModelSpec, Pattern, PruneMethod, PruneSchedule, Recipe,
+    TextFormat, TextSource, TrainLength, Warmup,
 };
 
 pub const SHORT: &str = r#"
@@ -52,6 +52,18 @@ fn defaults_are_filled_in() {
     assert_eq!(recipe.distill, None);
     assert_eq!(recipe.compare.arms, [Arm::DenseTuned, Arm::PrunedMagnitude]);
     assert_eq!(recipe.export.dtype.name(), "bf16");
+}
+
+#[test]
+fn formats_of_other_runtimes_are_written_in_one_order() {
+    let recipe = parse(SHORT, &["export.targets=[\"sparse24\", \"gguf\"]"]);
+    assert_eq!(recipe.export.targets, [ExportTarget::Gguf, ExportTarget::Sparse24]);
+    let text = recipe.resolve();
+    assert!(text.ends_with("targets = [\"gguf\", \"sparse24\"]\ndense = \"bf16\"\n"), "{text}");
+    assert_eq!(parse(&text, &[]), recipe);
+    // A recipe without them is the recipe that it was.
+    assert!(!parse(SHORT, &[]).resolve().contains("targets"));
+    assert_eq!(parse(SHORT, &["export.targets=gguf"]).export.targets, [ExportTarget::Gguf]);
 }
 
 #[test]

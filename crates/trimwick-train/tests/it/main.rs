@@ -1,5 +1,6 @@
 //! Tests of the training crate through its public interface, in one binary: linking candle takes longer than running.
 
+mod blockwise;
 mod common;
 mod data;
 mod deep;

@@ -112,7 +112,7 @@ fn end_tokens_come_from_the_generation_config() {
 }
 
 /// The GGUF file that llama.cpp's converter would write of a golden model.
-fn to_gguf(name: &str) -> (ModelFiles, GgufBytes) {
+pub(super) fn to_gguf(name: &str) -> (ModelFiles, GgufBytes) {
     let files = open_folder(&golden(name)).unwrap();
     let c = &files.config;
     let arch = match c.arch {

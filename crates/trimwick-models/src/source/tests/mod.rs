@@ -2,6 +2,7 @@
 
 mod broken;
 mod equal;
+mod streamed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

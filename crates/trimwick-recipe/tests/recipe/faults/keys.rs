@@ -54,7 +54,7 @@ fn unknown_keys_are_told_what_they_were_meant_to_be() {
         (
             &[(1, "[zzz]")],
             &[
-                "r.toml:1: zzz: unknown key; known here: name, out, seed, model, data, calibration, prune, quantize, train, lora, distill, compare, export",
+                "r.toml:1: zzz: unknown key; known here: name, out, seed, model, data, calibration, prune, quantize, train, blockwise, lora, distill, compare, export",
             ],
         ),
         (

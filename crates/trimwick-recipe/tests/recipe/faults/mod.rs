@@ -1,6 +1,7 @@
 //! Bad recipes and what is said about them: one table per class, each row the lines that are changed and every line
 //! of the answer.
 
+mod blockwise;
 mod keys;
 mod quantize;
 mod values;

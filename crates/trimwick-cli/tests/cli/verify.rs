@@ -1,0 +1,55 @@
+//! `export.targets` and `trimwick verify`.
+
+use std::fs;
+
+use crate::support::{done, json, prune_recipe, ran};
+
+#[test]
+fn a_run_leaves_exports_that_verify_until_a_byte_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe =
+        prune_recipe(2).replace("\n[compare]", "\n[export]\ntargets = [\"gguf\", \"sparse24\"]\n\n[compare]");
+    fs::write(dir.path().join("r.toml"), recipe).unwrap();
+    done(dir.path(), &["run", "r.toml", "--out", "run"]);
+    for export in ["run/exports/model.gguf", "run/exports/sparse24", "run/model"] {
+        let value = json(dir.path(), &["verify", export, "--against", "run", "--json"]);
+        assert_eq!(value["compared"], value["parameters"], "{export}: {value}");
+        assert_eq!(value["sparse_2_4"], 14, "{export}: {value}");
+        let text = done(dir.path(), &["verify", export]);
+        assert!(text.contains("compared with nothing"), "{text}");
+        // The files are models like any other.
+        json(dir.path(), &["eval", export, "--text", "r.toml", "--json"]);
+    }
+    let card = fs::read_to_string(dir.path().join("run/exports/sparse24/README.md")).unwrap();
+    assert!(card.contains("| recovered |") && card.contains("pattern = \"2:4\""), "{card}");
+
+    let path = dir.path().join("run/exports/model.gguf");
+    let mut bytes = fs::read(&path).unwrap();
+    // The sign of a value of the last norm: what the run's folder of bf16 cannot tell is not looked at.
+    let last = bytes.len() - 37;
+    bytes[last] ^= 0x80;
+    fs::write(&path, bytes).unwrap();
+    let (code, _, stderr) = ran(dir.path(), &["verify", "run/exports/model.gguf", "--against", "run"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.contains(", element "), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let (code, _, stderr) = ran(dir.path(), &["verify", "nothing.gguf"]);
+    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+}
+
+#[test]
+fn targets_are_checked_with_the_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    for (section, what) in [
+        ("targets = [\"modelopt\"]", "a section [quantize] for modelopt"),
+        ("targets = [\"gguf\", \"gguf\"]", "in the list already"),
+        ("targets = \"onnx\"", "gguf"),
+        ("dense = \"f16\"", "there are no targets"),
+    ] {
+        let recipe = prune_recipe(2).replace("\n[compare]", &format!("\n[export]\n{section}\n\n[compare]"));
+        fs::write(dir.path().join("r.toml"), recipe).unwrap();
+        let (code, _, stderr) = ran(dir.path(), &["check", "r.toml"]);
+        assert_eq!(code, 2, "{section}: {stderr}");
+        assert!(stderr.contains(what), "{section}: {stderr}");
+    }
+}

@@ -1,0 +1,126 @@
+//! What a streamed run needs of memory, from shapes alone.
+
+use trimwick_models::LlamaConfig;
+
+use super::blockwise::spill_limit;
+use crate::{BlockParts, PruneMethod, Recipe};
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+
+/// The most memory that a streamed run takes, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamedPlan {
+    /// Bytes at the peak, without the program itself and what its allocator keeps.
+    pub peak: u64,
+    /// What is done then.
+    pub stage: &'static str,
+    /// Bytes of a block's weights in f32.
+    pub block: u64,
+    /// Bytes of hidden states at their most; what exceeds the recipe's limit is in files.
+    pub states: u64,
+}
+
+/// Plans the memory of a run with `model.stream = true`.
+pub fn streamed_plan(recipe: &Recipe, config: &LlamaConfig) -> StreamedPlan {
+    let sizes = Sizes::of(recipe, config);
+    let stages = [
+        ("reading the embedding", 2 * sizes.end),
+        ("pruning a block", sizes.pruning(recipe)),
+        ("training a block", sizes.training(recipe)),
+        ("keeping a block", 2 * sizes.block + sizes.held(4)),
+        ("measuring", sizes.measuring(recipe)),
+        ("writing the model", (3 * sizes.end).max(2 * sizes.block + 2 * sizes.largest)),
+    ];
+    let (stage, peak) = stages.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or_default();
+    StreamedPlan { peak: peak + sizes.rotary, stage, block: sizes.block, states: 4 * sizes.stream }
+}
+
+/// Bytes of the parts of a model.
+struct Sizes {
+    /// The weights of a block.
+    block: u64,
+    /// Those of its linear layers.
+    linear: u64,
+    /// Those of its MLP.
+    mlp: u64,
+    /// Its largest weight.
+    largest: u64,
+    /// Inputs of its linear layers.
+    inputs: Vec<u64>,
+    /// The embedding; the head is as large.
+    end: u64,
+    rotary: u64,
+    /// What a window's forward pass through a block leaves for the backward pass.
+    window: u64,
+    /// The hidden states of all windows at one place.
+    stream: u64,
+    /// The hidden states that stay in memory.
+    limit: u64,
+}
+
+impl Sizes {
+    fn of(recipe: &Recipe, config: &LlamaConfig) -> Self {
+        let tensors = config.tensors();
+        let inside = tensors.iter().filter(|(name, _)| name.starts_with("model.layers.0."));
+        let shapes: Vec<Vec<u64>> = inside.map(|(_, s)| s.iter().map(|&n| n as u64).collect()).collect();
+        let bytes = |shape: &Vec<u64>| F32 * shape.iter().product::<u64>();
+        let linear = || shapes.iter().filter(|shape| shape.len() == 2);
+        let (hidden, wide) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let q = (config.num_heads * config.head_dim) as u64;
+        let kv = (config.num_kv_heads * config.head_dim) as u64;
+        let context = recipe.data.context as u64;
+        let calibrated = recipe.calibration.as_ref().map_or(0, |spec| spec.windows);
+        let windows = recipe.blockwise.as_ref().map_or(0, |spec| spec.windows).max(calibrated) as u64;
+        Self {
+            block: shapes.iter().map(bytes).sum(),
+            linear: linear().map(bytes).sum(),
+            mlp: 3 * F32 * hidden * wide,
+            largest: shapes.iter().map(bytes).max().unwrap_or(0),
+            inputs: linear().map(|shape| shape[1]).collect(),
+            end: F32 * config.vocab_size as u64 * hidden,
+            rotary: F32 * context * config.head_dim as u64,
+            window: F32 * context * (8 * hidden + 3 * q + 4 * kv + 3 * wide),
+            stream: F32 * windows * context * hidden,
+            limit: spill_limit(recipe),
+        }
+    }
+
+    /// So many streams, as far as they stay in memory.
+    fn held(&self, streams: u64) -> u64 {
+        (streams * self.stream).min(self.limit)
+    }
+
+    fn pruning(&self, recipe: &Recipe) -> u64 {
+        let Some(spec) = &recipe.prune else { return 0 };
+        let squares = || self.inputs.iter().map(|n| n * n);
+        match spec.method {
+            // The sums over all layers' inputs; of one layer its weight in f64, its Hessian, the factor of that, the
+            // factor's inverse, and that in order.
+            PruneMethod::SparseGpt { .. } => {
+                let hessian = 4 * 2 * F32 * squares().max().unwrap_or(0);
+                self.block + F32 * squares().sum::<u64>() + 5 * self.largest + hessian + self.held(3)
+            }
+            PruneMethod::Wanda | PruneMethod::Magnitude => self.block + 4 * self.largest + self.held(3),
+        }
+    }
+
+    /// The block; gradients, two moments, and masked and quantized copies, of what is trained at a time; activations of
+    /// a step.
+    fn training(&self, recipe: &Recipe) -> u64 {
+        let Some(spec) = &recipe.blockwise else { return 0 };
+        let copies = u64::from(recipe.prune.is_some()) + u64::from(recipe.quantize.is_some());
+        let (streams, trained) = match spec.parts {
+            BlockParts::Block => (3, self.block),
+            BlockParts::Split => (5, self.mlp.max(self.block - self.mlp)),
+        };
+        let activations = spec.batch as u64 * self.window;
+        self.block + (3 + copies) * trained + activations + self.largest + self.held(streams)
+    }
+
+    /// The head, its weight twice while it is read; or a block and its copies on a grid.
+    fn measuring(&self, recipe: &Recipe) -> u64 {
+        let copies = u64::from(recipe.quantize.is_some());
+        (2 * self.end).max(self.block + copies * self.linear + self.largest + self.window)
+    }
+}
