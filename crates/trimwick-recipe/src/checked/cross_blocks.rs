@@ -1,7 +1,7 @@
 //! What `[blockwise]` and `model.stream` ask of the other sections.
 
 use super::cross::{Report, Sections};
-use super::train::Warmup;
+use super::warmup::Warmup;
 use crate::raw::Slot;
 
 impl Sections<'_> {

@@ -1,6 +1,6 @@
 //! Masks and quantizers that did nothing: what a run warns of at its end.
 
-use trimwick_nn::{Layer, Layers};
+use trimwick_nn::Layers;
 use trimwick_quant::{input_quantizer, weight_quantizer};
 use trimwick_sparse::{MASK_BUFFER, count};
 
@@ -68,7 +68,7 @@ fn sentence(paths: &[String], one: &str, many: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use trimwick_nn::linear_no_bias;
+    use trimwick_nn::{ParamStore, linear_no_bias};
     use trimwick_quant::Scheme;
 
     use super::*;
