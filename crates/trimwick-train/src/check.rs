@@ -45,6 +45,10 @@ impl Trainer<'_> {
             return Err(Error::setting("schedule", format!("one of {steps} steps"), self.schedule.steps()));
         }
         self.check_data(self.windows)?;
+        if *batch > self.windows.len() {
+            let expected = format!("at most {}, the windows that the data has", self.windows.len());
+            return Err(Error::setting("batch", expected, batch));
+        }
         if let Some(validation) = &self.validation {
             if validation.every == 0 {
                 return Err(Error::setting("validation.every", "at least 1 step", 0));

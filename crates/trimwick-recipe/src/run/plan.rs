@@ -95,11 +95,12 @@ impl Sizes {
         let Some(spec) = &recipe.prune else { return 0 };
         let squares = || self.inputs.iter().map(|n| n * n);
         match spec.method {
-            // The sums over all layers' inputs; of one layer its weight in f64, its Hessian, the factor of that, the
-            // factor's inverse, and that in order.
+            // The sums over all layers' inputs; of one layer two matrices of f64 while its Hessian is inverted beside
+            // its weight before and after, or one and the weight in f64 while columns are pruned.
             PruneMethod::SparseGpt { .. } => {
-                let hessian = 4 * 2 * F32 * squares().max().unwrap_or(0);
-                self.block + F32 * squares().sum::<u64>() + 5 * self.largest + hessian + self.held(3)
+                let square = 2 * F32 * squares().max().unwrap_or(0);
+                let layer = (2 * square + 2 * self.largest).max(square + 4 * self.largest);
+                self.block + F32 * squares().sum::<u64>() + layer + self.held(3)
             }
             PruneMethod::Wanda | PruneMethod::Magnitude => self.block + 4 * self.largest + self.held(3),
         }

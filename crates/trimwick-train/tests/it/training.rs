@@ -177,9 +177,14 @@ fn settings_that_no_run_can_have_are_refused_at_once() {
     let short = windows(15, 16);
     let held_out = |windows: &Windows, every| Some(Validation { windows: windows.clone(), every });
     type Change<'a> = Box<dyn FnOnce(&mut Trainer<'_>) + 'a>;
-    let cases: [(&str, &Windows, Change<'_>); 13] = [
+    let cases: [(&str, &Windows, Change<'_>); 14] = [
         ("steps: expected at least 1", &data, Box::new(|t: &mut Trainer<'_>| t.config.steps = 0)),
         ("batch: expected at least 1", &data, Box::new(|t| t.config.batch = 0)),
+        (
+            "batch: expected at most 16, the windows that the data has, found 17",
+            &data,
+            Box::new(|t| t.config.batch = 17),
+        ),
         ("accumulate: expected at least 1", &data, Box::new(|t| t.config.accumulate = 0)),
         ("clip: expected a number > 0, found NaN", &data, Box::new(|t| t.config.clip = Some(f64::NAN))),
         ("schedule: expected one of 4 steps, found 3", &data, Box::new(|t| t.config.steps = 4)),
