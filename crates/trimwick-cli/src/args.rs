@@ -44,6 +44,9 @@ pub(crate) enum Verb {
     /// Read an export back, every tensor decoded, and compare it bit for bit with the model that it was made from.
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
+    /// Write what finished runs found as a page for a browser: one run, or several side by side.
+    #[command(after_help = EXIT_CODES)]
+    Report(ReportArgs),
     /// The recipes that come with the program.
     #[command(after_help = EXIT_CODES)]
     Recipes(RecipesArgs),
@@ -199,6 +202,17 @@ pub(crate) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Folders of finished runs.
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The page [default: report.html in the run's folder, or here for several].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `recipes`.

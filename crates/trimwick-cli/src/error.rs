@@ -10,6 +10,7 @@ use trimwick_nn::Error as NnError;
 use trimwick_quant::Error as QuantError;
 use trimwick_recipe::Faults;
 use trimwick_recipe::run::RunError;
+use trimwick_report::Error as ReportError;
 use trimwick_train::Error as TrainError;
 
 use crate::text::plain;
@@ -88,6 +89,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.downcast_ref::<NnError>().is_some_and(nn)
         || error.downcast_ref::<QuantError>().is_some_and(quant)
         || error.downcast_ref::<ExportError>().is_some_and(export)
+        || error.downcast_ref::<ReportError>().is_some_and(page)
         || error.downcast_ref::<FormatError>().is_some_and(format)
         || error.downcast_ref::<candle_core::Error>().is_some_and(candle)
         || error.downcast_ref::<io::Error>().is_some_and(unreadable);
@@ -110,6 +112,14 @@ fn run(error: &RunError) -> bool {
         RunError::Format(e) => format(e),
         RunError::Export(e) => export(e),
         RunError::Candle(e) => candle(e),
+        _ => true,
+    }
+}
+
+fn page(error: &ReportError) -> bool {
+    match error {
+        ReportError::Chart { .. } => false,
+        ReportError::Weights(e) => format(e),
         _ => true,
     }
 }

@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod quantize;
 mod recipes;
+mod report;
 mod run;
 mod survey;
 mod verify;
@@ -29,6 +30,7 @@ pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Quantize(args) => quantize::quantize(args),
         Verb::Verify(args) => verify::verify(args),
+        Verb::Report(args) => report::report(args),
         Verb::Recipes(args) => recipes::recipes(args),
     }
 }

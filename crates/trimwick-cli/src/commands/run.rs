@@ -7,6 +7,7 @@ use trimwick_recipe::Recipe;
 use trimwick_recipe::run::{MeasuredArm, Quantization, RunOutcome, Summary, check_place, run as run_recipe};
 
 use super::print;
+use super::report::of_run;
 use super::survey::survey;
 use crate::args::RunArgs;
 use crate::error::DONE;
@@ -43,11 +44,15 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
             Ok(code)
         }
         RunOutcome::Finished(summary) if args.json => {
+            of_run(&recipe.out);
             print(&(serde_json::to_string_pretty(&summary)? + "\n"))?;
             Ok(DONE)
         }
         RunOutcome::Finished(summary) => {
             print(&describe(&summary, &recipe.out))?;
+            for page in of_run(&recipe.out).iter().take(1) {
+                print(&format!("report: {}\n", plain(&page.to_string_lossy())))?;
+            }
             Ok(DONE)
         }
     }

@@ -16,6 +16,7 @@ fn every_verb_explains_itself_and_the_exit_codes() {
         &["inspect"],
         &["quantize"],
         &["verify"],
+        &["report"],
         &["recipes"],
     ] {
         let args = [verb, &["--help"]].concat();
@@ -44,6 +45,7 @@ fn arguments_are_all_in_the_help() {
             "quantize",
             &["<IN>", "<OUT>", "--scheme <SCHEME>", "--fake", "--tensors", "--skip", "--force", "--json"],
         ),
+        ("report", &["<RUN>...", "--out <FILE>"]),
         ("verify", &["<PATH>", "--against <RUN_OR_FOLDER>", "--json"]),
         ("recipes", &["ls", "cp", "keys"]),
     ] {

@@ -8,6 +8,7 @@ mod interrupted;
 mod models;
 mod quantize;
 mod recipes;
+mod report;
 mod run;
 mod support;
 mod tampered;

@@ -39,12 +39,24 @@ pub struct Arm {
     pub eval_tokens: usize,
     /// Tokens that the arm was trained on in this run.
     pub train_tokens: u64,
+    /// Mean loss of each window, in order.
+    #[serde(default)]
+    pub window_losses: Vec<f64>,
 }
 
 impl Arm {
     pub(crate) fn new(name: &str, evaluation: &Evaluation, train_tokens: u64) -> Self {
         let Evaluation { loss, perplexity, context, tokens, .. } = *evaluation;
-        Self { name: name.into(), loss, perplexity, context, eval_tokens: tokens, train_tokens }
+        let window_losses = evaluation.window_losses.clone();
+        Self {
+            name: name.into(),
+            loss,
+            perplexity,
+            context,
+            eval_tokens: tokens,
+            train_tokens,
+            window_losses,
+        }
     }
 }
 
@@ -134,6 +146,7 @@ mod tests {
             context: 8,
             eval_tokens: 8,
             train_tokens: 0,
+            window_losses: Vec::new(),
         };
         let arms = [arm("dense", 3.), arm("pruned", 5.), arm("recovered", 3.5)];
         assert_eq!(closed(&arms, "pruned", "recovered", "dense"), Some(0.75));

@@ -1,0 +1,37 @@
+//! `trimwick report`: finished runs as a page.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use trimwick_report::PAGE;
+
+use super::print;
+use crate::args::ReportArgs;
+use crate::error::DONE;
+use crate::progress::line;
+use crate::text::plain;
+
+/// Writes the page of one run, or of several side by side, and prints the files written.
+///
+/// # Errors
+/// [`trimwick_report::Error`].
+pub(super) fn report(args: &ReportArgs) -> Result<u8> {
+    let written = match args.runs.as_slice() {
+        [run] => trimwick_report::write(run, &args.out.clone().unwrap_or_else(|| run.join(PAGE)))?,
+        runs => {
+            let page = args.out.clone().unwrap_or_else(|| PAGE.into());
+            trimwick_report::compare(runs, &page)?;
+            vec![page]
+        }
+    };
+    written.iter().try_for_each(|path| print(&format!("{}\n", plain(&path.to_string_lossy()))))?;
+    Ok(DONE)
+}
+
+/// The page of a run that has just ended. The run is done whatever becomes of it.
+pub(super) fn of_run(folder: &Path) -> Vec<PathBuf> {
+    trimwick_report::write(folder, &folder.join(PAGE)).unwrap_or_else(|error| {
+        line(&format!("no report: {error}"));
+        Vec::new()
+    })
+}

@@ -1,0 +1,116 @@
+//! `trimwick report` on runs of the real program.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{prune_recipe, ran};
+
+/// Tags that are opened are closed, in order.
+fn balanced(html: &str) -> Result<usize, String> {
+    const VOID: [&str; 4] = ["meta", "br", "img", "!DOCTYPE"];
+    let (mut open, mut seen) = (Vec::new(), 0);
+    for tag in html.split('<').skip(1) {
+        let tag = &tag[..tag.find('>').ok_or("an open tag")?];
+        let name = tag.trim_start_matches('/').split([' ', '\n', '/']).next().unwrap_or_default();
+        match tag {
+            _ if VOID.contains(&name) || tag.ends_with('/') => {}
+            _ if tag.starts_with('/') => match open.pop() {
+                Some(last) if last == name => {}
+                last => return Err(format!("</{name}> closes {last:?}")),
+            },
+            _ => open.push(name.to_string()),
+        }
+        seen += 1;
+    }
+    if open.is_empty() { Ok(seen) } else { Err(format!("{open:?} never close")) }
+}
+
+#[test]
+fn a_run_ends_with_a_page_that_needs_nothing_but_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("small.toml"), prune_recipe(30)).unwrap();
+    let (code, stdout, stderr) = ran(dir.path(), &["run", "small.toml"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("report: runs/small/report.html\n"), "{stdout}");
+    let run = dir.path().join("runs/small");
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(balanced(&page).unwrap() > 100);
+    for outside in ["http:", "https:", "<script", "<link", "url("] {
+        // The one address is the name of SVG.
+        let found = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!found.contains(outside), "{outside}");
+    }
+    for part in [
+        "Training helped: from ",
+        "dense, tuned on the same tokens",
+        "pruned by magnitude",
+        "<polyline",
+        "Kept weights of <code>model.layers.0.mlp.down_proj</code>",
+        "■■□□",
+        "down_proj",
+        "2:4",
+        "[prune]",
+        "var(--ink)",
+    ] {
+        assert!(page.contains(part), "no {part:?}");
+    }
+    // Six ways to keep two of four, and no other.
+    assert_eq!(page.matches('■').count(), 12);
+    assert_eq!(&fs::read(run.join("report.png")).unwrap()[..8], b"\x89PNG\r\n\x1a\n");
+    screenshot(&run.join("report.html"));
+
+    // Again, elsewhere; and beside another run.
+    let (code, stdout, _) = ran(dir.path(), &["report", "runs/small", "--out", "one.html"]);
+    assert_eq!((code, stdout.as_str()), (0, "one.html\none.png\n"));
+    assert_eq!(fs::read_to_string(dir.path().join("one.html")).unwrap(), page);
+    let (code, ..) = ran(dir.path(), &["run", "small.toml", "train.lr=1e-6", "--out", "runs/slow"]);
+    assert_eq!(code, 0);
+    let (code, stdout, _) = ran(dir.path(), &["report", "runs/small", "runs/slow"]);
+    assert_eq!((code, stdout.as_str()), (0, "report.html\n"));
+    let both = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(balanced(&both).is_ok() && both.contains("<h2>slow</h2>"));
+    let (code, _, stderr) = ran(dir.path(), &["report", "runs/small", "runs/small"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("two runs are called \"small\""), "{stderr}");
+}
+
+/// A browser draws the page, where there is one.
+fn screenshot(page: &Path) {
+    let browsers = ["chromium", "chromium-browser", "google-chrome"];
+    let shot = page.with_file_name("shot.png");
+    for browser in browsers {
+        let run = Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1400"])
+            .arg(format!("--screenshot={}", shot.display()))
+            .arg(format!("file://{}", page.display()))
+            .output();
+        if let Ok(output) = run {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let size = fs::metadata(&shot).map_or(0, |m| m.len());
+            assert!(output.status.success() && size > 20_000, "{browser}: {size} bytes; {said}");
+            return;
+        }
+    }
+    println!("SKIP: no browser to draw the page with (looked for {})", browsers.join(", "));
+}
+
+#[test]
+fn what_is_no_run_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    for (make, expected) in [
+        (None, "nothing: no summary.json here; found nothing: give the folder of a finished run"),
+        (Some(("nothing/checkpoints", "")), "found checkpoints"),
+        (Some(("nothing/summary.json", "{")), "nothing/summary.json: EOF while parsing"),
+    ] {
+        if let Some((name, text)) = make {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let (code, stdout, stderr) = ran(dir.path(), &["report", "nothing"]);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    assert!(!dir.path().join("nothing/report.html").exists());
+}

@@ -1,0 +1,127 @@
+//! A finished run, read from its folder.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use trimwick_models::LlamaConfig;
+use trimwick_recipe::run::{Summary, layer_shapes};
+use trimwick_recipe::{LayerRules, Recipe};
+use trimwick_train::{StepRecord, ValidationRecord};
+
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+/// What a run left.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// The name of the folder.
+    pub(crate) name: String,
+    pub(crate) summary: Summary,
+    /// The trained arms, the main one first.
+    pub(crate) curves: Vec<Curve>,
+    /// The recipe as it was resolved.
+    pub(crate) recipe: String,
+    /// The written weights, where they are still there.
+    pub(crate) weights: Option<Weights>,
+}
+
+/// How an arm was trained.
+#[derive(Debug, Default)]
+pub(crate) struct Curve {
+    pub(crate) arm: String,
+    pub(crate) steps: Vec<StepRecord>,
+    pub(crate) validations: Vec<ValidationRecord>,
+}
+
+const SUMMARY: &str = "summary.json";
+const METRICS: &str = "metrics";
+
+impl Run {
+    /// Reads the folder of a finished run.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let summary = path.join(SUMMARY);
+        if !summary.is_file() {
+            return Err(Error::NoRun { path: path.into(), found: listing(path) });
+        }
+        let summary: Summary = serde_json::from_str(&text(&summary)?).map_err(|e| broken(&summary, &e))?;
+        let recipe = text(&path.join("recipe.toml"))?;
+        let main = ["recovered", "trained"].into_iter().find(|arm| summary.arm(arm).is_some());
+        let mut curves = Vec::new();
+        for file in entries(path) {
+            let Some(rest) = file
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(METRICS)?.strip_suffix(".jsonl"))
+            else {
+                continue;
+            };
+            let arm = rest.strip_prefix('_').or(main).unwrap_or("trained").to_string();
+            curves.push(Curve { arm, ..curve(&file)? });
+        }
+        curves.sort_by_key(|curve| (Some(curve.arm.as_str()) != main, curve.arm.clone()));
+        let model = path.join("model");
+        let weights = match model.is_dir() {
+            true => Some(Weights::read(&model, &rules(path, &model)?)?),
+            false => None,
+        };
+        let absolute = path.canonicalize().unwrap_or_else(|_| path.into());
+        let name = absolute.file_name().map_or_else(|| summary.name.clone(), |n| n.to_string_lossy().into());
+        Ok(Self { name, summary, curves, recipe, weights })
+    }
+}
+
+/// What the recipe does with each layer.
+fn rules(run: &Path, model: &Path) -> Result<LayerRules> {
+    let (recipe, config) = (run.join("recipe.toml"), model.join("config.json"));
+    let shapes = LlamaConfig::from_hf_json(&text(&config)?, &config.display().to_string())
+        .map_err(|e| broken(&config, &e))?;
+    let wanted = Recipe::load(&recipe, &[]).map_err(|e| broken(&recipe, &e))?;
+    wanted.check_layers(&layer_shapes(&shapes)).map_err(|e| broken(&recipe, &e))
+}
+
+fn curve(path: &Path) -> Result<Curve> {
+    let mut curve = Curve::default();
+    for (i, line) in text(path)?.lines().enumerate() {
+        let wrong = |_| {
+            let found = line.chars().take(60).collect::<String>().escape_debug().to_string();
+            Error::Line { path: path.into(), line: i + 1, found }
+        };
+        let value: Value = serde_json::from_str(line).map_err(wrong)?;
+        match value.get("eval_loss") {
+            Some(_) => curve.validations.push(serde_json::from_value(value).map_err(wrong)?),
+            None => curve.steps.push(serde_json::from_value(value).map_err(wrong)?),
+        }
+    }
+    Ok(curve)
+}
+
+fn text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| broken(path, &e))
+}
+
+fn broken(path: &Path, problem: &dyn std::fmt::Display) -> Error {
+    Error::File { path: path.into(), problem: problem.to_string() }
+}
+
+fn entries(path: &Path) -> Vec<PathBuf> {
+    let Ok(found) = std::fs::read_dir(path) else { return Vec::new() };
+    let mut found: Vec<_> = found.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.sort();
+    found
+}
+
+/// The first few names in a folder, for people.
+fn listing(path: &Path) -> String {
+    const SHOWN: usize = 6;
+    if !path.is_dir() {
+        return if path.exists() { "a file".into() } else { "nothing".into() };
+    }
+    let names: Vec<_> = entries(path)
+        .iter()
+        .filter_map(|entry| Some(entry.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    match names.len() {
+        0 => "an empty folder".into(),
+        n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        _ => names.join(", "),
+    }
+}
