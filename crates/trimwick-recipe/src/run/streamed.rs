@@ -109,7 +109,8 @@ impl Run<'_, '_> {
             self.folder.finish("export", &written)?;
         }
         self.measure_streamed("exported", tokens, &Exported::open(folder, recipe, stored)?)?;
-        Ok(Finished { written, pattern, quantized, warnings: self.warn(&inactive) })
+        let (passes, mixed) = (Vec::new(), None);
+        Ok(Finished { written, pattern, quantized, passes, mixed, warnings: self.warn(&inactive) })
     }
 }
 
