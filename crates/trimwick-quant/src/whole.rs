@@ -28,8 +28,9 @@ pub fn whole_weight(layer: &Layer) -> Result<Tensor> {
 }
 
 /// The opposite: takes branch and scale, which [`restore`](crate::restore) has put on the layer, out of a stored weight that
-/// [`whole_weight`] gave. What stays is the weight of before to within the rounding of the sum; a layer with neither is
-/// left as it is.
+/// [`whole_weight`] gave. What stays is put on the grid of the layer's quantizer, which undoes the rounding of the sum where the
+/// quantizer has its scales of before; without a quantizer it is the weight of before to within that rounding. A layer with
+/// neither branch nor scale is left as it is.
 ///
 /// # Errors
 /// As [`whole_weight`].
@@ -45,7 +46,8 @@ pub fn take_apart(layer: &Layer) -> Result<()> {
     if let Some(branch) = branch {
         weight = (weight - branch)?;
     }
-    Ok(layer.weight().set(&weight)?)
+    layer.weight().set(&weight)?;
+    Ok(layer.weight().set(&layer.effective_weight()?.detach())?)
 }
 
 /// Bits of a layer's branch, its factors in 16 bits as weights without a quantizer are counted; 0 without one.

@@ -17,7 +17,7 @@ fn quantize(rows: &[(&str, &[&str])]) {
 fn passes_are_known_and_in_order() {
     let unknown = format!("9: quantize.passes.0: expected {NAMES}, found the string \"awq\"; write \"awq-scale\", \"awq-clip\" or both");
     let mistyped = format!("9: quantize.passes.0: expected {NAMES}, found the string \"smoothqant\"; did you mean `smoothquant`?");
-    let number = format!("9: quantize.passes: expected a list of passes out of {NAMES}, in this order, found 3; write for example passes = []");
+    let number = format!("9: quantize.passes: wrong type: expected a list of passes out of {NAMES}, in this order, found 3; write for example passes = []");
     let order = NAMES.replace(" or ", ", ");
     let order = format!("10: quantize.passes.1: expected \"awq-clip\" before \"gptq\", found them the other way round; keep to the order {order}");
     quantize(&[
