@@ -98,7 +98,9 @@ impl Check<'_> {
             }
         }
         let (expected, found, limit) = match budget.limit {
-            BudgetLimit::Bits(bits) => (format!("{:.3}", least / weights), format!("{bits:?}"), bits * weights),
+            BudgetLimit::Bits(bits) => {
+                (format!("{:.3}", least / weights), format!("{bits:?}"), bits * weights)
+            }
             BudgetLimit::Bytes(bytes) => (format!("{:.0}", least / 8.), bytes.to_string(), 8. * bytes as f64),
         };
         if least > limit {
@@ -110,7 +112,12 @@ impl Check<'_> {
     }
 
     /// Each pass needs a layer that it can take.
-    pub(crate) fn passes(&mut self, spec: &QuantizeSpec, prune: &[PruneRule], quant: &[Option<QuantizeRule>]) {
+    pub(crate) fn passes(
+        &mut self,
+        spec: &QuantizeSpec,
+        prune: &[PruneRule],
+        quant: &[Option<QuantizeRule>],
+    ) {
         let layers = self.layers;
         let schemes: Vec<Vec<Scheme>> = quant.iter().map(|rule| schemes_of(spec, rule.as_ref())).collect();
         let linear = || layers.iter().zip(&schemes).filter(|(layer, _)| layer.kind == LayerKind::Linear);
@@ -147,7 +154,8 @@ impl Check<'_> {
                 matches!(prune, PruneRule::Pruned { .. }) && schemes.iter().all(|s| s.weight.is_none())
             });
             if let Some(((layer, _), _)) = bare.next() {
-                let expected = "a scheme of weights for every layer that is pruned in the same pass".to_string();
+                let expected =
+                    "a scheme of weights for every layer that is pruned in the same pass".to_string();
                 let advice = "put the layer into prune.exclude, or quantize it".to_string();
                 let found = layer.path.clone();
                 self.fault("quantize.gptq.joint", FaultKind::Conflict { expected, found, advice });

@@ -28,7 +28,8 @@ pub(crate) fn trainable(
                 if takes { vec![named("lora_a"), named("lora_b")] } else { Vec::new() }
             }
         };
-        let schemes = recipe.quantize.as_ref().map(|spec| schemes_of(spec, rule.as_ref())).unwrap_or_default();
+        let schemes =
+            recipe.quantize.as_ref().map(|spec| schemes_of(spec, rule.as_ref())).unwrap_or_default();
         if learned && schemes.iter().any(|scheme| scheme.weight.is_some()) {
             names.push(named("weight_log2_scale"));
         }

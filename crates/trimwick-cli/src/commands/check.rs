@@ -149,7 +149,10 @@ impl<'a> Plan<'a> {
             lines.push(("order", order(recipe).join(" → ")));
             if let Some(spec) = &recipe.calibration {
                 let tokens = count(spec.windows as u64 * recipe.data.context as u64);
-                lines.push(("calibrates", format!("on {tokens} tokens in {} windows, seed {}", spec.windows, spec.seed)));
+                lines.push((
+                    "calibrates",
+                    format!("on {tokens} tokens in {} windows, seed {}", spec.windows, spec.seed),
+                ));
             }
         }
         if let Some(blockwise) = &recipe.blockwise {

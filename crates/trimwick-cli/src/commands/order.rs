@@ -1,7 +1,8 @@
 //! The stages of a recipe in the order in which a run goes through them.
 
 use trimwick_recipe::{
-    BudgetLimit, BudgetSpec, GptqOrder, GptqScales, GptqSpec, ModelSpec, PassSpec, PruneSpec, Recipe, SmoothAlpha,
+    BudgetLimit, BudgetSpec, GptqOrder, GptqScales, GptqSpec, ModelSpec, PassSpec, PruneSpec, Recipe,
+    SmoothAlpha,
 };
 
 /// What a run does to its own arm, one thing after the other.

@@ -79,7 +79,8 @@ fn describe(summary: &Summary, out: &Path) -> String {
     text.push_str(verdict(summary));
     text.push_str(&passes(&summary.passes));
     if let Some(MixedChoice { bits, method, exact, .. }) = &summary.mixed {
-        let proved = if *exact { "no better choice fits the budget" } else { "the best choice that was found" };
+        let proved =
+            if *exact { "no better choice fits the budget" } else { "the best choice that was found" };
         text.push_str(&format!("schemes: chosen by {method}, {bits:.3} bits each; {proved}\n"));
     }
     if let Some(quantization) = &summary.quantization {
@@ -128,7 +129,8 @@ fn passes(reports: &[LayerReport]) -> String {
     names.dedup();
     let line = |name: &str| {
         let of: Vec<&LayerReport> = reports.iter().filter(|report| report.pass == name).collect();
-        let mean = |pick: fn(&LayerReport) -> f64| of.iter().map(|r| pick(r)).sum::<f64>() / of.len().max(1) as f64;
+        let mean =
+            |pick: fn(&LayerReport) -> f64| of.iter().map(|r| pick(r)).sum::<f64>() / of.len().max(1) as f64;
         let (before, after) = (mean(|r| r.before_db), mean(|r| r.after_db));
         format!("{name}: signal to noise {before:.2} → {after:.2} dB, the mean of {} layers\n", of.len())
     };

@@ -220,12 +220,19 @@ fn one_shot_passes_are_planned_and_told() {
     assert_eq!(value["order"].as_array().unwrap().len(), 4);
     let (code, stdout, stderr) = ran(dir.path(), &[&["run"][..], &joint].concat());
     assert_eq!(code, 0, "{stderr}");
-    for expected in
-        ["\nsmoothquant: signal to noise ", "\ngptq: signal to noise ", " dB, the mean of 14 layers\n", "proof: 0 of "]
-    {
+    for expected in [
+        "\nsmoothquant: signal to noise ",
+        "\ngptq: signal to noise ",
+        " dB, the mean of 14 layers\n",
+        "proof: 0 of ",
+    ] {
         assert!(stdout.contains(expected), "no {expected:?} in\n{stdout}");
     }
-    for expected in ["gptq: block after block", "model.layers.1.mlp.up_proj: smoothquant: ", " dB, exponent "] {
+    for expected in [
+        "note: model.layers.0.mlp.down_proj: gptq: ",
+        "model.layers.1.mlp.up_proj: smoothquant: ",
+        " dB, exponent ",
+    ] {
         assert!(stderr.contains(expected), "no {expected:?} in\n{stderr}");
     }
     assert_eq!(summary(&dir.path().join("runs/p"))["passes"].as_array().unwrap().len(), 28);
@@ -242,9 +249,12 @@ fn one_shot_passes_are_planned_and_told() {
         "mixed",
     ];
     let text = done(dir.path(), &[&["check"][..], &budget[..7]].concat());
-    let planned = " weights in 5.5 bits each, out of int4-g32, int8-weight, by gradient; scales dynamic, range max\n";
+    let planned =
+        " weights in 5.5 bits each, out of int4-g32, int8-weight, by gradient; scales dynamic, range max\n";
     assert!(text.contains(planned), "{text}");
-    assert!(text.contains("\norder       choose schemes (5.5 bits each, out of int4-g32, int8-weight, by gradient) → quantize"));
+    assert!(text.contains(
+        "\norder       choose schemes (5.5 bits each, out of int4-g32, int8-weight, by gradient) → quantize"
+    ));
     let (code, stdout, stderr) = ran(dir.path(), &[&["run"][..], &budget].concat());
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("\nschemes: chosen by gradient, "), "{stdout}");

@@ -46,7 +46,8 @@ impl Trained<'_> {
             // No format here has a place for what stands beside a weight.
             let beside = |layer: &Layer| layer.branch().is_some() || layer.input_scale().is_some();
             if layer.as_ref().is_some_and(beside) {
-                let expected = "a layer that is its weight alone, without a branch or a scale of its input".into();
+                let expected =
+                    "a layer that is its weight alone, without a branch or a scale of its input".into();
                 return Err(Error::Store { tensor: name, expected, found: "one of them".into() });
             }
             let on = |layer: &&Layer| weight_quantizer(layer).is_some_and(|q| q.enabled());

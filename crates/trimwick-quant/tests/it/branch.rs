@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use trimwick_nn::{Feed, Module, linear, linear_no_bias};
 use trimwick_quant::{
-    AwqScale, BiasCorrection, SmoothQuant, SvdQuant, absorb, attach, branch_bits, off_grid, restore, run_pass,
-    take_apart, weight_quantizer, whole_weight,
+    AwqScale, BiasCorrection, SmoothQuant, SvdQuant, absorb, attach, branch_bits, off_grid, restore,
+    run_pass, take_apart, weight_quantizer, whole_weight,
 };
 use trimwick_testkit::{assert_bits_equal, assert_close, values};
 
@@ -121,6 +121,7 @@ fn a_plain_weight_holds_what_stands_beside_it() {
     assert_bits_equal(&fc.layer().weight().value().unwrap(), &on_grid);
 
     // The branch reads the scaled input: a second scale would have to change its factors too.
-    let error = run_pass(&store.layers(), &[], &AwqScale::default(), || fc.forward(&x).map(drop)).unwrap_err();
+    let error =
+        run_pass(&store.layers(), &[], &AwqScale::default(), || fc.forward(&x).map(drop)).unwrap_err();
     assert!(error.to_string().contains("fc: input scale: it has a branch"), "{error}");
 }

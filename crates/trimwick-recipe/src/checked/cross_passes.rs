@@ -22,17 +22,10 @@ impl Sections<'_> {
             }
         }
         check_fixed(quantize, report);
-        if self.stream {
-            let found = "model.stream = true";
-            if !quantize.passes.is_empty() {
-                let expected = "a model that is in memory as a whole, for one-shot passes";
-                report.conflict("quantize.passes", expected, found, "remove either");
-            }
-            if quantize.budget.is_some() {
-                let expected = "a model that is in memory as a whole, to choose schemes for all of it";
-                let advice = "name schemes in [[quantize.rules]], or remove model.stream";
-                report.conflict("quantize.budget", expected, found, advice);
-            }
+        if self.stream && quantize.budget.is_some() {
+            let expected = "a model that is in memory as a whole, to choose schemes for all of it";
+            let advice = "name schemes in [[quantize.rules]], or remove model.stream";
+            report.conflict("quantize.budget", expected, "model.stream = true", advice);
         }
     }
 
@@ -75,7 +68,12 @@ impl Sections<'_> {
             && gptq.order == GptqOrder::Activation
         {
             let expected = format!("\"natural\" beside joint and {n}:{m}, whose groups are columns in a row");
-            report.conflict("quantize.gptq.order", expected, "\"activation\"", "change the order, or remove joint");
+            report.conflict(
+                "quantize.gptq.order",
+                expected,
+                "\"activation\"",
+                "change the order, or remove joint",
+            );
         }
     }
 }
@@ -102,12 +100,14 @@ fn check_schemes(quantize: &QuantizeSpec, pass: &PassSpec, key: &str, report: &R
 fn check_fixed(quantize: &QuantizeSpec, report: &Report<'_>) {
     let Some(pass) = quantize.passes.iter().find(|pass| pass.fixes_scales()) else { return };
     if !matches!(quantize.scales, ScalePolicy::Frozen | ScalePolicy::Learned) {
-        let expected = format!("\"frozen\" or \"learned\" beside the pass {:?}, which chooses the scales", pass.name());
+        let expected =
+            format!("\"frozen\" or \"learned\" beside the pass {:?}, which chooses the scales", pass.name());
         let found = if quantize.scales == ScalePolicy::Dynamic { "\"dynamic\"" } else { "\"ema\"" };
         report.conflict("quantize.scales", expected, found, "write scales = \"frozen\"");
     }
     if quantize.start > 0 {
-        let expected = format!("0 beside the pass {:?}, whose scales belong to the weights as they are", pass.name());
+        let expected =
+            format!("0 beside the pass {:?}, whose scales belong to the weights as they are", pass.name());
         report.conflict("quantize.start", expected, quantize.start.to_string(), "remove it, or the pass");
     }
 }

@@ -28,7 +28,10 @@ const FOREIGN: [(&str, &str); 6] = [
     ("awq", "write \"awq-scale\", \"awq-clip\" or both"),
     ("awq_full", "write \"awq-scale\", \"awq-clip\""),
     ("awq_lite", "write \"awq-scale\""),
-    ("sparsegpt", "it prunes: write prune.method = \"sparsegpt\", and quantize.gptq.joint = true for both in one pass"),
+    (
+        "sparsegpt",
+        "it prunes: write prune.method = \"sparsegpt\", and quantize.gptq.joint = true for both in one pass",
+    ),
     ("max", "it is no pass: write quantize.range = \"max\""),
     ("mse", "it is no pass: write quantize.range = \"mse\""),
 ];

@@ -41,8 +41,13 @@ pub(crate) static SVDQUANT: Key<Sub> = Key::optional(
     "its defaults",
     "Options of the pass \"svdquant\".",
 );
-pub(crate) static GPTQ: Key<Sub> =
-    Key::optional("gptq", Sub(&GPTQ_SPEC), "[quantize.gptq]", "its defaults", "Options of the pass \"gptq\".");
+pub(crate) static GPTQ: Key<Sub> = Key::optional(
+    "gptq",
+    Sub(&GPTQ_SPEC),
+    "[quantize.gptq]",
+    "its defaults",
+    "Options of the pass \"gptq\".",
+);
 
 static ALPHA: Key<AlphaRule> = Key::default(
     "alpha",
@@ -105,8 +110,10 @@ static JOINT: Key<Switch> = Key::default(
     "Prune in the same pass, in the place of SparseGPT's: each column is dropped or rounded, and later ones make up for both.",
 );
 
-static SMOOTHQUANT_SPEC: SectionSpec =
-    SectionSpec { keys: &[&ALPHA, &ALPHA_STEPS], foreign: &[("folding", "scales are always folded; remove it")] };
+static SMOOTHQUANT_SPEC: SectionSpec = SectionSpec {
+    keys: &[&ALPHA, &ALPHA_STEPS],
+    foreign: &[("folding", "scales are always folded; remove it")],
+};
 static AWQ_SPEC: SectionSpec = SectionSpec { keys: &[&SCALE_STEPS], foreign: &[] };
 static SVDQUANT_SPEC: SectionSpec = SectionSpec { keys: &[&RANK], foreign: &[] };
 static GPTQ_SPEC: SectionSpec =
@@ -290,7 +297,9 @@ fn read_svd(section: Section<'_>) -> Option<PassSpec> {
 fn read_gptq(section: Section<'_>, groups: bool, fixed: bool) -> Option<PassSpec> {
     let order = section.get(&ORDER);
     let scales = match (order, groups, fixed) {
-        (Some(GptqOrder::Activation), ..) => Err("order \"activation\" finds all scales before the first column"),
+        (Some(GptqOrder::Activation), ..) => {
+            Err("order \"activation\" finds all scales before the first column")
+        }
         (_, false, _) => Err("no weight has scales of groups"),
         (.., true) => Err("\"awq-clip\" has chosen the scales"),
         _ => Ok(section.get(&SCALES)),
@@ -332,8 +341,12 @@ impl PassSpec {
         match self {
             PassSpec::SmoothQuant(_) => scheme.input.is_some(),
             PassSpec::BiasCorrection => bias && (scheme.weight.is_some() || scheme.input.is_some()),
-            PassSpec::AwqClip => scheme.weight.is_some_and(|weight| weight.granularity != Granularity::Tensor),
-            PassSpec::AwqScale { .. } | PassSpec::SvdQuant { .. } | PassSpec::Gptq(_) => scheme.weight.is_some(),
+            PassSpec::AwqClip => {
+                scheme.weight.is_some_and(|weight| weight.granularity != Granularity::Tensor)
+            }
+            PassSpec::AwqScale { .. } | PassSpec::SvdQuant { .. } | PassSpec::Gptq(_) => {
+                scheme.weight.is_some()
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use trimwick_quant::{LayerReport, Watch, run_pass_on_model};
 use super::error::{Result, RunError};
 use super::event::{Event, Stage};
 use super::origin::Built;
-use super::passes::{Still, algorithm, fix, takes};
+use super::passes::{Still, algorithm, fix, takes, told_of};
 use super::snapshot::Expected;
 use super::stages::Run;
 use super::{data, kept, prune, quantize, snapshot};
@@ -28,7 +28,8 @@ impl Run<'_, '_> {
     /// weights as they were trained, and a mask is chosen on what they leave.
     pub(crate) fn smoothed(&mut self) -> Result<Built> {
         let built = self.origin.build()?;
-        let Some(spec) = self.quantize.clone().filter(|s| s.passes.iter().any(PassSpec::scales_channels)) else {
+        let Some(spec) = self.quantize.clone().filter(|s| s.passes.iter().any(PassSpec::scales_channels))
+        else {
             return Ok(built);
         };
         let path = self.folder.at(SMOOTHED);
@@ -170,11 +171,17 @@ impl Run<'_, '_> {
     ) -> Result<Vec<LayerReport>> {
         let mut all = Vec::new();
         let windows = self.calibration()?;
+        let pruned: BTreeSet<String> = match self.recipe.prune.as_ref().filter(|_| spec.joint()) {
+            Some(prune) => {
+                prune::selected(&built.store, prune)?.0.iter().map(|l| l.path().to_string()).collect()
+            }
+            None => BTreeSet::new(),
+        };
         for pass in spec.passes.iter().filter(|pass| wanted(pass)) {
             self.go_on()?;
             (self.report)(Event::Begin(Stage::Pass(pass.name())));
             let taken = layers.retain(|layer| takes(pass, layer));
-            let algorithm = algorithm(pass, spec, self.recipe.prune.as_ref(), &built.store, &fix)?;
+            let algorithm = algorithm(pass, spec, self.recipe.prune.as_ref(), &pruned, &fix);
             let (stop, report, mut told) = (self.stop, &mut self.report, 0);
             let mut progress = |done: usize, total: usize, reports: &[LayerReport]| {
                 reports[told..].iter().for_each(|layer| report(Event::Note(told_of(layer))));
@@ -194,24 +201,9 @@ impl Run<'_, '_> {
     }
 }
 
-/// A layer's line.
-fn told_of(report: &LayerReport) -> String {
-    let LayerReport { layer, pass, before_db, after_db, alpha, damping, retries, dead } = report;
-    let mut text = format!("{layer}: {pass}: {before_db:.2} → {after_db:.2} dB");
-    if let Some(alpha) = alpha {
-        text += &format!(", exponent {alpha:.3}");
-    }
-    if let Some(damping) = damping.filter(|_| *retries > 0) {
-        text += &format!(", damping raised to {damping}");
-    }
-    if *dead > 0 {
-        text += &format!(", {dead} inputs never saw anything but zero");
-    }
-    text
-}
-
 fn average(pass: &str, reports: &[LayerReport]) -> String {
-    let mean = |of: fn(&LayerReport) -> f64| reports.iter().map(of).sum::<f64>() / reports.len().max(1) as f64;
+    let mean =
+        |of: fn(&LayerReport) -> f64| reports.iter().map(of).sum::<f64>() / reports.len().max(1) as f64;
     let (before, after) = (mean(|r| r.before_db), mean(|r| r.after_db));
     format!("{pass}: {before:.2} → {after:.2} dB, the mean of {} layers", reports.len())
 }

@@ -9,8 +9,6 @@ use trimwick_quant::{
     SvdQuant, input_quantizer, weight_quantizer,
 };
 
-use super::error::Result;
-use super::prune;
 use crate::{
     GptqOrder, GptqScales, GptqSolver, GptqSpec, PassSpec, Pattern, PruneMethod, PruneSpec, QuantizeSpec,
     SmoothAlpha,
@@ -23,17 +21,16 @@ pub(crate) fn takes(pass: &PassSpec, layer: &Layer) -> bool {
     layer.kind() == LayerKind::Linear && pass.takes(&scheme, layer.bias().is_some())
 }
 
-/// The algorithm of a pass. One that prunes too does so with the layers that `prune` selects in `store`, whose masks `fix`
-/// puts on.
+/// The algorithm of a pass. One that prunes too does so with the layers `pruned`, by their paths, whose masks `fix` puts on.
 pub(crate) fn algorithm<'a>(
     pass: &PassSpec,
     spec: &QuantizeSpec,
     prune: Option<&PruneSpec>,
-    store: &ParamStore,
+    pruned: &BTreeSet<String>,
     fix: &'a FixMask<'a>,
-) -> Result<Box<dyn Pass + 'a>> {
+) -> Box<dyn Pass + 'a> {
     let samples = spec.pass_tokens;
-    Ok(match pass {
+    match pass {
         PassSpec::SmoothQuant(alpha) => {
             let alpha = match *alpha {
                 SmoothAlpha::Fixed(alpha) => Alpha::Fixed(alpha),
@@ -47,9 +44,25 @@ pub(crate) fn algorithm<'a>(
         PassSpec::BiasCorrection => Box::new(BiasCorrection { create: false, samples }),
         PassSpec::Gptq(gptq) => match (gptq.solver, prune) {
             (Some(solver), _) => Box::new(solving(gptq, solver, samples)),
-            (None, prune) => Box::new(Jointly::new(gptq, prune, samples, store, fix)?),
+            (None, prune) => Box::new(Jointly::new(gptq, prune, samples, pruned.clone(), fix)),
         },
-    })
+    }
+}
+
+/// A layer's line.
+pub(crate) fn told_of(report: &LayerReport) -> String {
+    let LayerReport { layer, pass, before_db, after_db, alpha, damping, retries, dead } = report;
+    let mut text = format!("{layer}: {pass}: {before_db:.2} → {after_db:.2} dB");
+    if let Some(alpha) = alpha {
+        text += &format!(", exponent {alpha:.3}");
+    }
+    if let Some(damping) = damping.filter(|_| *retries > 0) {
+        text += &format!(", damping raised to {damping}");
+    }
+    if *dead > 0 {
+        text += &format!(", {dead} inputs never saw anything but zero");
+    }
+    text
 }
 
 /// Puts a mask on a layer.
@@ -84,25 +97,23 @@ impl<'a> Jointly<'a> {
         gptq: &GptqSpec,
         prune: Option<&PruneSpec>,
         samples: usize,
-        store: &ParamStore,
+        pruned: BTreeSet<String>,
         fix: &'a FixMask<'a>,
-    ) -> Result<Self> {
+    ) -> Self {
         // The recipe was checked: SparseGPT's own numbers are there.
         let solver = match prune.map(|spec| spec.method) {
             Some(PruneMethod::SparseGpt { damping, block }) => GptqSolver { damping, block },
             _ => GptqSolver { damping: Gptq::default().damping, block: Gptq::default().block },
         };
         let mut joint = solving(gptq, solver, samples);
-        let mut pruned = BTreeSet::new();
         if let Some(spec) = prune {
-            pruned.extend(prune::selected(store, spec)?.0.iter().map(|layer| layer.path().to_string()));
             let select = match spec.pattern {
                 Pattern::Nm { n, m } => Select::Nm { n, m },
                 Pattern::Unstructured { sparsity } => Select::Share(sparsity),
             };
             joint.joint = Some(Joint { select, fix });
         }
-        Ok(Self { alone: solving(gptq, solver, samples), joint, pruned })
+        Self { alone: solving(gptq, solver, samples), joint, pruned }
     }
 
     fn of(&self, layer: &Layer) -> &Gptq<'a> {

@@ -56,8 +56,7 @@ pub(crate) fn restore(store: &ParamStore, path: &Path, expected: Expected<'_>) -
         Expected::Quantizers => (None, true),
     };
     let belongs = |name: &String| {
-        expected.is_some_and(|expected| expected.contains(name))
-            || (quantizers && trimwick_quant::owns(name))
+        expected.is_some_and(|expected| expected.contains(name)) || (quantizers && trimwick_quant::owns(name))
     };
     if let Some(name) = file.tensors().keys().find(|name| !belongs(name)) {
         return Err(fault(name, "no part of what was saved"));

@@ -62,7 +62,9 @@ fn words(seed: u64, sentences: usize) -> String {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (state >> 33) as usize % n
     };
-    (0..sentences).map(|_| format!("The {} {} the {}. ", NOUNS[draw(8)], VERBS[draw(6)], NOUNS[draw(8)])).collect()
+    (0..sentences)
+        .map(|_| format!("The {} {} the {}. ", NOUNS[draw(8)], VERBS[draw(6)], NOUNS[draw(8)]))
+        .collect()
 }
 
 fn data(folder: &Path) -> String {
@@ -193,8 +195,9 @@ fn every_pass_runs_reports_and_survives_the_export() {
 fn a_branch_is_written_into_the_weight() {
     let dir = tempfile::tempdir().unwrap();
     for (name, scheme) in [("weights", "int4-g32"), ("inputs", "nvfp4")] {
-        let quantize =
-            format!("[quantize]\nscheme = \"{scheme}\"\nscales = \"frozen\"\npasses = [\"awq-scale\", \"svdquant\", \"gptq\"]\n[quantize.svdquant]\nrank = 4");
+        let quantize = format!(
+            "[quantize]\nscheme = \"{scheme}\"\nscales = \"frozen\"\npasses = [\"awq-scale\", \"svdquant\", \"gptq\"]\n[quantize.svdquant]\nrank = 4"
+        );
         let (text, out) = (job("llama", &quantize), dir.path().join(name));
         let summary = finish(&text, &out);
         let loss = |summary: &Summary, arm: &str| summary.arm(arm).unwrap().loss;
@@ -207,7 +210,8 @@ fn a_branch_is_written_into_the_weight() {
 
         // Whatever reads the weights alone computes the same, but for quantized inputs.
         let model = out.join("model");
-        let data: String = data(workshop()).lines().filter(|l| !l.starts_with("train")).map(|l| format!("{l}\n")).collect();
+        let data: String =
+            data(workshop()).lines().filter(|l| !l.starts_with("train")).map(|l| format!("{l}\n")).collect();
         let again = format!(
             "[model]\nsource = \"{}\"\n{data}eval_tokens = 512\n[quantize]\nscheme = \"int8\"\n",
             model.display()
@@ -255,10 +259,51 @@ fn a_run_that_was_stopped_at_any_stage_ends_with_the_same_bytes() {
     }
 }
 
+/// One block in memory at a time: the same passes on the same blocks, and whole blocks are never repeated.
+#[test]
+fn a_streamed_model_takes_passes_block_by_block() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, quantize) in [
+        "[prune]\npattern = \"2:4\"\n[quantize]\nscheme = \"w4a8-g32\"\nscales = \"frozen\"\n\
+         passes = [\"smoothquant\", \"gptq\"]\n[quantize.gptq]\njoint = true\n[compare]\narms = []",
+        "[quantize]\nscheme = \"nvfp4\"\nkv_cache = \"int8\"\npasses = [\"awq-scale\", \"svdquant\"]\n[quantize.svdquant]\nrank = 4",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let whole = finish(&job("llama", quantize), &dir.path().join(format!("{i}-memory")));
+        let text = job("llama", quantize).replace("[data]", "stream = true\n[data]");
+        let out = dir.path().join(i.to_string());
+        let summary = finish(&text, &out);
+        let named = |s: &Summary| s.passes.iter().map(|r| (r.pass.clone(), r.layer.clone())).collect::<Vec<_>>();
+        assert_eq!(named(&summary), named(&whole), "{quantize}");
+        // The first block sees the same inputs either way.
+        for (a, b) in summary.passes.iter().zip(&whole.passes).filter(|(a, _)| a.layer.contains("layers.0.self_attn.q")) {
+            assert!((a.after_db - b.after_db).abs() < 0.05, "{a:?} {b:?}");
+        }
+        let loss = |s: &Summary, arm: &str| s.arm(arm).unwrap().loss;
+        let quantized = loss(&summary, "quantized");
+        // Scales that follow the weight follow its last bit too, which the sum with a branch may have cost.
+        let rounding = if quantize.contains("svdquant") { 1e-6 } else { 0. };
+        assert!((quantized - loss(&summary, "exported")).abs() <= rounding, "{quantize}");
+        assert!((quantized - loss(&whole, "quantized")).abs() < 0.05, "{quantize}");
+        let cut = dir.path().join(format!("{i}-cut"));
+        let mut found = None;
+        for at in 2..9 {
+            found = found.or_else(|| attempt(&text, &cut, at));
+        }
+        let found = found.unwrap_or_else(|| finish(&text, &cut));
+        assert_eq!(told(&found), told(&summary), "{quantize}");
+        assert_eq!(written(&cut), written(&out), "{quantize}");
+    }
+}
+
 #[test]
 fn a_budget_chooses_schemes_once() {
     let dir = tempfile::tempdir().unwrap();
-    for (score, passes) in [("gradient", "scales = \"frozen\"\npasses = [\"awq-scale\", \"gptq\"]"), ("kl", "")] {
+    for (score, passes) in
+        [("gradient", "scales = \"frozen\"\npasses = [\"awq-scale\", \"gptq\"]"), ("kl", "")]
+    {
         let quantize = format!(
             "[quantize]\n{passes}\n[quantize.budget]\nbits = 5.5\nscore = \"{score}\"\n\
              candidates = [\"int4-g32\", \"weight int6 g32 bf16\", \"int8-weight\"]\n\
@@ -272,13 +317,19 @@ fn a_budget_chooses_schemes_once() {
         assert_eq!((mixed.layers.len(), mixed.method == "gradient"), (LAYERS - 1, score == "gradient"));
         for block in 0..2 {
             let of = |name: &str| &mixed.layers[&format!("model.layers.{block}.{name}")];
-            assert!(of("self_attn.q_proj") == of("self_attn.k_proj") && of("self_attn.q_proj") == of("self_attn.v_proj"));
+            assert!(
+                of("self_attn.q_proj") == of("self_attn.k_proj")
+                    && of("self_attn.q_proj") == of("self_attn.v_proj")
+            );
             assert_eq!(of("mlp.gate_proj"), of("mlp.up_proj"));
         }
         assert!(mixed.layers.values().any(|scheme| scheme != "int4-g32"), "{mixed:?}");
         let schemes = &summary.quantization.as_ref().unwrap().schemes;
         assert_eq!(schemes.values().sum::<usize>(), LAYERS, "{schemes:?}");
-        assert_eq!(summary.arm("exported").unwrap().loss.to_bits(), summary.arm("quantized").unwrap().loss.to_bits());
+        assert_eq!(
+            summary.arm("exported").unwrap().loss.to_bits(),
+            summary.arm("quantized").unwrap().loss.to_bits()
+        );
 
         // Sensitivities and choice are kept, and taken as they are.
         let kept = |name: &str| fs::read(out.join("stages").join(name)).unwrap();

@@ -47,14 +47,18 @@ fn what_is_resolved_reads_as_the_same() {
         let first = recipe(quantize);
         let resolved = first.resolve();
         assert!(resolved.contains(lines), "{lines}\nis not in\n{resolved}");
-        let again = Recipe::parse(&resolved, "r.toml", &[]).unwrap_or_else(|faults| panic!("{faults}\n{resolved}"));
+        let again =
+            Recipe::parse(&resolved, "r.toml", &[]).unwrap_or_else(|faults| panic!("{faults}\n{resolved}"));
         assert_eq!(again, first, "{resolved}");
         assert!(first.calibration.is_some());
     }
     // A recipe without them is the recipe that it was.
     let plain = text("[quantize]\nscheme = \"int4-g64\"").replace("train = \"builtin:sotu-train\"\n", "");
     let plain = Recipe::parse(&plain, "r.toml", &[]).unwrap().resolve();
-    assert!(!plain.contains("pass") && !plain.contains("budget") && !plain.contains("[calibration]"), "{plain}");
+    assert!(
+        !plain.contains("pass") && !plain.contains("budget") && !plain.contains("[calibration]"),
+        "{plain}"
+    );
 }
 
 #[test]
@@ -74,13 +78,22 @@ fn options_are_read() {
         PassSpec::Gptq(gptq),
     ];
     assert_eq!((spec.passes.as_slice(), spec.pass_tokens, spec.joint()), (&expected[..], 512, false));
-    let budget = recipe("[quantize.budget]\nbits = 5\ncandidates = [\"int4-g64\", \"int8-weight\"]").quantize.unwrap();
+    let budget =
+        recipe("[quantize.budget]\nbits = 5\ncandidates = [\"int4-g64\", \"int8-weight\"]").quantize.unwrap();
     let budget = budget.budget.unwrap();
-    assert_eq!((budget.limit, budget.score, budget.candidates.len()), (BudgetLimit::Bits(5.), Score::Gradient, 2));
+    assert_eq!(
+        (budget.limit, budget.score, budget.candidates.len()),
+        (BudgetLimit::Bits(5.), Score::Gradient, 2)
+    );
 }
 
 fn model(bias: bool) -> Vec<LayerShape> {
-    let layer = |path: &str, kind, shape: &[usize]| LayerShape { path: path.into(), kind, shape: shape.to_vec(), bias };
+    let layer = |path: &str, kind, shape: &[usize]| LayerShape {
+        path: path.into(),
+        kind,
+        shape: shape.to_vec(),
+        bias,
+    };
     vec![
         layer("model.embed_tokens", LayerKind::Embedding, &[100, 64]),
         layer("model.layers.0.input_layernorm", LayerKind::Norm, &[64]),

