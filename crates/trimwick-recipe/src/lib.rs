@@ -59,7 +59,7 @@ pub use checked::groups::ParameterGroup;
 pub use checked::kv::KvGrid;
 pub use checked::lora::{Base, LoraSpec};
 pub use checked::model::{BUILTIN_MODELS, ModelSource, ModelSpec};
-pub use checked::passes::{GptqOrder, GptqScales, GptqSolver, GptqSpec, PassSpec, SmoothAlpha};
+pub use checked::pass_spec::{GptqOrder, GptqScales, GptqSolver, GptqSpec, PassSpec, SmoothAlpha};
 pub use checked::pattern::Pattern;
 pub use checked::pretrain::{PretrainSpec, TokenizerSpec};
 pub use checked::prune::{PruneMethod, PruneSchedule, PruneSpec};

@@ -3,7 +3,7 @@
 use trimwick_quant::{self as quant, Rule, Scheme};
 
 use crate::checked::budget::BudgetLimit;
-use crate::checked::passes::PassSpec;
+use crate::checked::pass_spec::PassSpec;
 use crate::checked::quantize_spec::QuantizeSpec;
 use crate::error::FaultKind;
 use crate::rules::{BUDGET, PruneRule, QuantizeRule};

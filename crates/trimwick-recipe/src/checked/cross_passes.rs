@@ -3,7 +3,7 @@
 use trimwick_quant::ScalePolicy;
 
 use super::cross::{Report, Sections};
-use super::passes::{GptqOrder, GptqSpec, PassSpec};
+use super::pass_spec::{GptqOrder, GptqSpec, PassSpec};
 use super::pattern::Pattern;
 use super::prune::{PruneMethod, PruneSchedule};
 use super::quantize_spec::QuantizeSpec;

@@ -21,6 +21,7 @@ pub(crate) mod kv;
 pub(crate) mod lora;
 pub(crate) mod model;
 pub(crate) mod pass_list;
+pub(crate) mod pass_spec;
 pub(crate) mod passes;
 pub(crate) mod pattern;
 pub(crate) mod pretrain;

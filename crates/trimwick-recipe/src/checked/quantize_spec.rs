@@ -7,7 +7,7 @@ use trimwick_quant::{Granularity, Options, Range, Rule, ScalePolicy, Scheme};
 
 use super::budget::BudgetSpec;
 use super::kv::KvGrid;
-use super::passes::PassSpec;
+use super::pass_spec::PassSpec;
 use super::quantize_rules::{QuantRule, Wanted};
 
 /// Which layers compute on a grid, and how its scales come about.

@@ -107,7 +107,9 @@ const BIASED: usize = 2 * 3;
 fn every_pass_runs_reports_and_survives_the_export() {
     let dir = tempfile::tempdir().unwrap();
     let frozen = "scales = \"frozen\"\npasses";
-    let cases: &[(&str, String, &[(&str, usize)])] = &[
+    // A model, a recipe's sections, and how many layers each pass takes.
+    type Case = (&'static str, String, &'static [(&'static str, usize)]);
+    let cases: &[Case] = &[
         (
             "llama",
             "[quantize]\nscheme = \"int8-static\"\npasses = [\"smoothquant\"]\n".into(),
