@@ -72,16 +72,6 @@ impl LlamaBlock {
         let attended = self.self_attn.forward_cached(&self.input_layernorm.forward(x)?, cache)?;
         self.mlp(&ops::add(x, &attended)?)
     }
-
-    /// What feeds the block's linear layers, in the order of the computation.
-    pub fn feeds(&self) -> Vec<Feed> {
-        vec![
-            self.input_layernorm.feed(self.self_attn.inputs()),
-            self.self_attn.inner_feed(),
-            self.post_attention_layernorm.feed(self.mlp.inputs()),
-            self.mlp.inner_feed(),
-        ]
-    }
 }
 
 impl DecoderBlock for LlamaBlock {
@@ -95,6 +85,15 @@ impl DecoderBlock for LlamaBlock {
 
     fn mlp(&self, h: &Tensor) -> Result<Tensor> {
         ops::add(h, &self.mlp.forward(&self.post_attention_layernorm.forward(h)?)?)
+    }
+
+    fn feeds(&self) -> Vec<Feed> {
+        vec![
+            self.input_layernorm.feed(self.self_attn.inputs()),
+            self.self_attn.inner_feed(),
+            self.post_attention_layernorm.feed(self.mlp.inputs()),
+            self.mlp.inner_feed(),
+        ]
     }
 
     fn in_attention(&self, name: &str) -> bool {

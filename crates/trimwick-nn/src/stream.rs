@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use crate::embedding::Embedding;
+use crate::feed::Feed;
 use crate::kv::KvSlot;
 use crate::layer::Layers;
 use crate::ops::Logits;
@@ -30,6 +31,12 @@ pub trait DecoderBlock: Send + Sync {
 
     /// Whether the parameter of that full name belongs to the first half.
     fn in_attention(&self, name: &str) -> bool;
+
+    /// Which of the block's layers share an input, and what makes it, in the order of the computation: as
+    /// [`CausalLm::feeds`](crate::CausalLm::feeds) says it of a model.
+    fn feeds(&self) -> Vec<Feed> {
+        Vec::new()
+    }
 
     /// The whole block: x `[b, t, hidden]` to y of that shape.
     ///

@@ -47,7 +47,7 @@ impl Default for AwqScale {
 
 impl Pass for AwqScale {
     fn name(&self) -> &'static str {
-        "awq"
+        "awq-scale"
     }
 
     fn needs(&self) -> Needs {

@@ -75,7 +75,8 @@
 //! before and after ([`LayerReport`]).
 //!
 //! Scales of input channels go into what makes the input, where a model says what that is ([`trimwick_nn::Feed`]); else
-//! the layer divides its input itself ([`InputScale`]), which formats of plain weights cannot say.
+//! the layer divides its input itself ([`InputScale`]). Formats of plain weights cannot say that, and no branch: they get
+//! both as part of the weight ([`whole_weight`]).
 //!
 //! # What is saved
 //!
@@ -133,6 +134,7 @@ mod spec;
 mod svd;
 mod trial;
 mod weight;
+mod whole;
 mod words;
 
 pub use attach::{
@@ -161,3 +163,4 @@ pub use svd::{LowRank, SvdQuant};
 pub use trimwick_kernels::obs::Select;
 pub use trimwick_kernels::quant::{Code, Grid, ScaleFormat};
 pub use weight::WeightQuant;
+pub use whole::{branch_bits, take_apart, whole_weight};

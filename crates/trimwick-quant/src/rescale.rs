@@ -51,6 +51,9 @@ pub fn absorb(feed: &Feed, scale: &[f32]) -> Result<()> {
     for layer in &feed.layers {
         linear(layer, NAME)?;
         changeable(layer)?;
+        if layer.branch().is_some() {
+            return Err(refuse(layer, "it has a branch, which reads the same input; scale before that"));
+        }
         let cols = layer.weight().shape().dims()[1];
         if cols != scale.len() || scale.iter().any(|s| !(s.is_finite() && *s > 0.)) {
             return Err(refuse(layer, "expected a positive, finite scale for each input channel"));

@@ -17,7 +17,8 @@ use crate::checked::export::{self, ExportSpec};
 use crate::checked::lora::{self, LoraSpec};
 use crate::checked::model::{self, ModelSpec};
 use crate::checked::prune::{self, PruneSpec};
-use crate::checked::quantize::{self, QuantizeSpec};
+use crate::checked::quantize;
+use crate::checked::quantize_spec::QuantizeSpec;
 use crate::checked::train::{self, TrainSpec};
 use crate::error::{Fault, FaultKind, Faults, Place, Plain};
 use crate::overrides;
@@ -69,8 +70,8 @@ static CALIBRATION: Key<Sub> = Key::optional(
     "calibration",
     Sub(&calibration::SPEC),
     "[calibration]",
-    "its defaults, where the method calibrates",
-    "The windows that the pruning method looks at.",
+    "its defaults, where something calibrates",
+    "The windows that pruning methods, passes and static inputs look at.",
 );
 static PRUNE: Key<Sub> = Key::optional(
     "prune",

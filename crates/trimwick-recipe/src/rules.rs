@@ -51,15 +51,25 @@ pub enum PruneRule {
     },
 }
 
+/// In the place of a scheme: a budget chooses it.
+pub(crate) const BUDGET: &str = "budget";
+
 /// The scheme of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeRule {
-    /// The scheme's name or parts; `none` where a rule leaves the layer alone.
+    /// The scheme's name or parts; `none` where a rule leaves the layer alone, `budget` where that chooses.
     pub scheme: String,
-    /// Bits that a weight takes on average, scales counted; `None` where weights stay as they are.
+    /// Bits that a weight takes on average, scales counted; `None` where weights stay as they are, or a budget chooses.
     pub bits: Option<f64>,
     /// The pattern of the rule that governs.
     pub by: String,
+}
+
+impl QuantizeRule {
+    /// Whether a budget chooses the scheme.
+    pub fn budgeted(&self) -> bool {
+        self.scheme == BUDGET
+    }
 }
 
 /// The `[[train.groups]]` that holds for a weight.

@@ -4,12 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{Glob, GlobMatcher};
 
-use trimwick_quant::{self as quant, Rule};
-
 use crate::checked::lora::LoraSpec;
 use crate::checked::pattern::Pattern;
 use crate::checked::prune::PruneSpec;
-use crate::checked::quantize::QuantizeSpec;
 use crate::checked::train::TrainSpec;
 use crate::error::{Fault, FaultKind, Faults};
 use crate::raw::nearest_of;
@@ -89,6 +86,10 @@ impl Recipe {
             Some(spec) => check.quantize(spec),
             None => vec![None; layers.len()],
         };
+        // Of layers whose schemes are faulty nothing is known.
+        if let Some(spec) = self.quantize.as_ref().filter(|_| check.faults.is_empty()) {
+            check.passes(spec, &prune, &quant);
+        }
         if self.stream {
             check.streamed(&prune, &quant);
         }
@@ -130,14 +131,14 @@ impl Recipe {
     }
 }
 
-struct Check<'a> {
-    recipe: &'a Recipe,
-    layers: &'a [LayerShape],
-    faults: Vec<Fault>,
+pub(crate) struct Check<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) layers: &'a [LayerShape],
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Check<'_> {
-    fn fault(&mut self, key: &str, kind: FaultKind) {
+    pub(crate) fn fault(&mut self, key: &str, kind: FaultKind) {
         self.faults.push(self.recipe.fault(key, kind));
     }
 
@@ -242,58 +243,6 @@ impl Check<'_> {
         }
     }
 
-    /// The scheme of each layer. Patterns that match nothing are all reported; of the rest, the first fault.
-    fn quantize(&mut self, spec: &QuantizeSpec) -> Vec<Option<QuantizeRule>> {
-        let nothing = vec![None; self.layers.len()];
-        let kinds: Vec<_> = self.layers.iter().map(|layer| layer.kind.computing()).collect();
-        let described = || {
-            let layers = self.layers.iter().zip(&kinds);
-            layers.filter_map(|(l, kind)| Some((l.path.as_str(), (*kind)?, l.shape.as_slice())))
-        };
-        let rules = spec.govern();
-        let based = rules.len() - spec.rules.len();
-        let key = |i: usize| match i.checked_sub(based) {
-            Some(rule) => format!("quantize.rules.{rule}.layers"),
-            None => format!("quantize.layers.{i}"),
-        };
-        let faults: Vec<_> = rules
-            .iter()
-            .enumerate()
-            .filter_map(|(i, rule)| Some((key(i), &rule.pattern, describe_no_match(rule, described())?)))
-            .collect();
-        let governed = match faults.is_empty() {
-            true => quant::govern(&rules, described()),
-            false => Ok(Vec::new()),
-        };
-        for (key, pattern, nearest) in faults {
-            let (expected, pattern) = ("a layer that can be quantized".to_string(), pattern.clone());
-            self.faults.push(self.recipe.fault(&key, FaultKind::NoLayer { expected, pattern, nearest }));
-        }
-        let governed = match governed {
-            Ok(governed) => governed,
-            Err(error) => {
-                // The error names the rule by its pattern; a misfit names the layer and the groups that fit.
-                let at =
-                    rules.iter().position(|rule| error.to_string().contains(&format!("{:?}", rule.pattern)));
-                let expected = "rules that each govern a layer which can take their scheme".to_string();
-                let (found, advice) = (error.to_string(), "change the rules or the scheme".to_string());
-                let key = at.map_or_else(|| "quantize".to_string(), key);
-                self.fault(&key, FaultKind::Conflict { expected, found, advice });
-                return nothing;
-            }
-        };
-        let mut governed = governed.into_iter();
-        let rule = |(kind, layer): (&Option<_>, &LayerShape)| {
-            let index = kind.and_then(|_| governed.next().flatten())?;
-            let Rule { pattern, scheme } = &rules[index];
-            let bits = scheme.and_then(|s| s.weight).map(|weight| weight.bits(&layer.shape));
-            let scheme = scheme
-                .map_or_else(|| "none".into(), |s| s.name().map_or_else(|| s.to_string(), str::to_string));
-            Some(QuantizeRule { scheme, bits, by: pattern.clone() })
-        };
-        kinds.iter().zip(self.layers).map(rule).collect()
-    }
-
     fn lora(&mut self, spec: &LoraSpec) {
         let layers = self.layers;
         let linear = || layers.iter().filter(|layer| layer.kind == LayerKind::Linear);
@@ -366,22 +315,8 @@ impl Check<'_> {
     }
 }
 
-/// The closest layers to a rule whose pattern matches none.
-fn describe_no_match<'a>(
-    rule: &Rule,
-    layers: impl Iterator<Item = (&'a str, trimwick_nn::LayerKind, &'a [usize])> + Clone,
-) -> Option<Vec<String>> {
-    let alone = [Rule { pattern: rule.pattern.clone(), scheme: None }];
-    match quant::govern(&alone, layers.clone()) {
-        Err(quant::Error::Nn(trimwick_nn::Error::NoMatch { .. })) => {
-            Some(nearest_names(&rule.pattern, layers.map(|(path, ..)| path.to_string())))
-        }
-        _ => None,
-    }
-}
-
 /// The three names closest to a pattern without its wildcards. Of names that differ in numbers alone, the first.
-fn nearest_names(pattern: &str, names: impl Iterator<Item = String>) -> Vec<String> {
+pub(crate) fn nearest_names(pattern: &str, names: impl Iterator<Item = String>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let distinct: Vec<String> = names.filter(|name| seen.insert(template(name).0)).collect();
     let literal: String = pattern.chars().filter(|c| !"*?[]{}!,".contains(*c)).collect();

@@ -1,10 +1,11 @@
 //! The parameters that a recipe trains, by name, before any of them exists.
 
-use trimwick_quant::{ScalePolicy, Scheme};
+use trimwick_quant::ScalePolicy;
 
 use crate::Recipe;
 use crate::rules::QuantizeRule;
 use crate::shapes::{LayerKind, LayerShape};
+use crate::shapes_quantize::schemes_of;
 
 /// Names of the parameters that train, layer by layer: weights and biases, or in their place the factors of adapters;
 /// and the logarithms of learned scales.
@@ -27,10 +28,13 @@ pub(crate) fn trainable(
                 if takes { vec![named("lora_a"), named("lora_b")] } else { Vec::new() }
             }
         };
-        let scheme = rule.as_ref().and_then(|rule| rule.scheme.parse::<Scheme>().ok());
-        if let Some(scheme) = scheme.filter(|_| learned) {
-            names.extend(scheme.weight.map(|_| named("weight_log2_scale")));
-            names.extend(scheme.input.filter(|input| !input.dynamic).map(|_| named("input_log2_scale")));
+        let schemes =
+            recipe.quantize.as_ref().map(|spec| schemes_of(spec, rule.as_ref())).unwrap_or_default();
+        if learned && schemes.iter().any(|scheme| scheme.weight.is_some()) {
+            names.push(named("weight_log2_scale"));
+        }
+        if learned && schemes.iter().any(|scheme| scheme.input.is_some_and(|input| !input.dynamic)) {
+            names.push(named("input_log2_scale"));
         }
         names
     };

@@ -8,6 +8,7 @@ use trimwick_recipe::{
     QuantizeSpec, Recipe, TrainSpec,
 };
 
+use super::order::{order, under as under_budget};
 use super::print;
 use super::survey::{Survey, survey};
 use crate::args::CheckArgs;
@@ -75,6 +76,7 @@ impl<'a> Plan<'a> {
         let compares = |arm: Arm| recipe.compare.arms.contains(&arm);
         let (prunes, trains) = (recipe.prune.is_some(), recipe.train.is_some());
         let quantizes = recipe.quantize.is_some();
+        let jointly = recipe.quantize.as_ref().is_some_and(QuantizeSpec::joint);
         let tuned = trains && compares(Arm::DenseTuned);
         if recipe.stream {
             let compressed = match (&recipe.blockwise, quantizes) {
@@ -88,7 +90,7 @@ impl<'a> Plan<'a> {
             ("dense", !matches!(recipe.model, ModelSpec::Pretrain(_))),
             ("dense_tuned", tuned),
             ("pruned_magnitude", prunes && compares(Arm::PrunedMagnitude)),
-            ("pruned", prunes),
+            ("pruned", prunes && !jointly),
             ("quantized", quantizes),
             ("dense_tuned_quantized", quantizes && tuned && !prunes),
             ("blockwise", recipe.blockwise.is_some()),
@@ -141,6 +143,17 @@ impl<'a> Plan<'a> {
         }
         if let Some(quantize) = &recipe.quantize {
             lines.push(("quantizing", self.quantizing(quantize)));
+        }
+        let passes = recipe.quantize.iter().any(|spec| !spec.passes.is_empty() || spec.budget.is_some());
+        if passes {
+            lines.push(("order", order(recipe).join(" → ")));
+            if let Some(spec) = &recipe.calibration {
+                let tokens = count(spec.windows as u64 * recipe.data.context as u64);
+                lines.push((
+                    "calibrates",
+                    format!("on {tokens} tokens in {} windows, seed {}", spec.windows, spec.seed),
+                ));
+            }
         }
         if let Some(blockwise) = &recipe.blockwise {
             lines.push(("blockwise", self.blocks(blockwise)));
@@ -203,11 +216,23 @@ impl<'a> Plan<'a> {
             0 => String::new(),
             step => format!(", from step {} on", count(step)),
         };
-        if weights == 0 {
-            return format!("{how}{start}");
+        let mut parts = Vec::new();
+        if let Some(budget) = &quantize.budget {
+            let under: u64 = self.budgeted().map(elements).sum();
+            parts.push(format!("{} weights in {}", count(under), under_budget(budget)));
         }
-        let each = bits / weights as f64;
-        format!("{} weights in {each:.3} bits each, scales counted; {how}{start}", count(weights))
+        if weights > 0 {
+            let each = bits / weights as f64;
+            parts.push(format!("{} weights in {each:.3} bits each, scales counted", count(weights)));
+        }
+        parts.push(format!("{how}{start}"));
+        parts.join("; ")
+    }
+
+    /// The layers whose schemes a budget chooses.
+    fn budgeted(&self) -> impl Iterator<Item = &LayerRule> {
+        let all = self.survey.iter().flat_map(|s| &s.rules.layers);
+        all.filter(|rule| rule.quant.as_ref().is_some_and(QuantizeRule::budgeted))
     }
 
     fn training(&self, train: &TrainSpec) -> String {
@@ -275,6 +300,7 @@ impl<'a> Plan<'a> {
             "pruned_parameters": known.then_some(self.pruned),
             "zeros": known.then_some(self.zeros),
             "training": training,
+            "order": order(recipe),
             "arms": self.arms(),
             "memory_bytes_at_least": (known && !recipe.stream).then(|| self.memory()),
             "memory_bytes_planned": self.streamed().map(|plan| plan.peak),

@@ -4,6 +4,7 @@ mod check;
 mod eval;
 mod generate;
 mod inspect;
+mod order;
 mod quantize;
 mod recipes;
 mod report;

@@ -16,12 +16,18 @@ use crate::text::plain;
 /// Every recipe: its path in the repository's `configs` without `.toml`, and its text.
 const RECIPES: &[(&str, &str)] = &[
     ("quickstart", include_str!("../../configs/quickstart.toml")),
+    ("ptq/quickstart_w4a8", include_str!("../../configs/ptq/quickstart_w4a8.toml")),
     ("qat/quickstart_int4", include_str!("../../configs/qat/quickstart_int4.toml")),
     ("qat/quickstart_nvfp4", include_str!("../../configs/qat/quickstart_nvfp4.toml")),
     ("llama2/7b_qat_int4_g128", include_str!("../../configs/llama2/7b_qat_int4_g128.toml")),
     ("llama2/7b_sparse24_recover", include_str!("../../configs/llama2/7b_sparse24_recover.toml")),
     ("llama2/7b_streamed", include_str!("../../configs/llama2/7b_streamed.toml")),
     ("pretrain/tiny_llama", include_str!("../../configs/pretrain/tiny_llama.toml")),
+    ("smollm2/ptq_int4_awq", include_str!("../../configs/smollm2/ptq_int4_awq.toml")),
+    ("smollm2/ptq_int4_gptq", include_str!("../../configs/smollm2/ptq_int4_gptq.toml")),
+    ("smollm2/ptq_int8_smoothquant", include_str!("../../configs/smollm2/ptq_int8_smoothquant.toml")),
+    ("smollm2/ptq_mixed5", include_str!("../../configs/smollm2/ptq_mixed5.toml")),
+    ("smollm2/ptq_nvfp4", include_str!("../../configs/smollm2/ptq_nvfp4.toml")),
     ("smollm2/qat_int4_g32", include_str!("../../configs/smollm2/qat_int4_g32.toml")),
     ("smollm2/qat_nvfp4", include_str!("../../configs/smollm2/qat_nvfp4.toml")),
     ("smollm2/qat_w4a8", include_str!("../../configs/smollm2/qat_w4a8.toml")),

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use trimwick_recipe::Recipe;
-use trimwick_recipe::run::{MeasuredArm, Quantization, RunOutcome, Summary, check_place, run as run_recipe};
+use trimwick_recipe::run::{
+    LayerReport, MeasuredArm, MixedChoice, Quantization, RunOutcome, Summary, check_place, run as run_recipe,
+};
 
 use super::print;
 use super::report::of_run;
@@ -80,6 +82,12 @@ fn describe(summary: &Summary, out: &Path) -> String {
         text.push('\n');
     }
     text.push_str(verdict(summary));
+    text.push_str(&passes(&summary.passes));
+    if let Some(MixedChoice { bits, method, exact, .. }) = &summary.mixed {
+        let proved =
+            if *exact { "no better choice fits the budget" } else { "the best choice that was found" };
+        text.push_str(&format!("schemes: chosen by {method}, {bits:.3} bits each; {proved}\n"));
+    }
     if let Some(quantization) = &summary.quantization {
         text.push_str(&grid(quantization));
     }
@@ -118,6 +126,20 @@ fn verdict(summary: &Summary) -> &'static str {
             "warning: training on the grid did NOT beat quantizing in one shot: deploy that arm\n"
         }
     }
+}
+
+/// What each one-shot pass did to the outputs of its layers.
+fn passes(reports: &[LayerReport]) -> String {
+    let mut names: Vec<&str> = reports.iter().map(|report| report.pass.as_str()).collect();
+    names.dedup();
+    let line = |name: &str| {
+        let of: Vec<&LayerReport> = reports.iter().filter(|report| report.pass == name).collect();
+        let mean =
+            |pick: fn(&LayerReport) -> f64| of.iter().map(|r| pick(r)).sum::<f64>() / of.len().max(1) as f64;
+        let (before, after) = (mean(|r| r.before_db), mean(|r| r.after_db));
+        format!("{name}: signal to noise {before:.2} → {after:.2} dB, the mean of {} layers\n", of.len())
+    };
+    names.into_iter().map(line).collect()
 }
 
 /// What the written weights are quantized to.

@@ -159,6 +159,8 @@ fn name(stage: Stage<'_>) -> String {
         Stage::Tokenizer => "training the tokenizer".into(),
         Stage::Data => "reading the texts".into(),
         Stage::Prune(arm) => format!("{arm}: pruning"),
+        Stage::Choose => "choosing schemes".into(),
+        Stage::Pass(pass) => format!("{pass}: block after block"),
         Stage::Quantize(arm) => format!("{arm}: quantizing"),
         Stage::Blocks(arm) => format!("{arm}: block after block"),
         Stage::Train(arm) => format!("{arm}: training"),

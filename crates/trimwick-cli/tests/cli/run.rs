@@ -191,3 +191,72 @@ fn a_streamed_run_is_planned_and_told_block_by_block() {
     assert!(stdout.contains("\nblockwise ") && stdout.contains("proof: 0 of "), "{stdout}");
     assert!(dir.path().join("runs/s/model/model-00004-of-00004.safetensors").is_file());
 }
+
+#[test]
+fn one_shot_passes_are_planned_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p.toml"), prune_recipe(3)).unwrap();
+    let joint = [
+        "p.toml",
+        "train=",
+        "distill=",
+        "compare=",
+        "quantize.scheme=w4a8-g32",
+        "quantize.scales=frozen",
+        "quantize.passes=[\"smoothquant\",\"gptq\"]",
+        "quantize.gptq.joint=true",
+        "prune.exclude=[\"*.down_proj\"]",
+    ];
+    let text = done(dir.path(), &[&["check"][..], &joint].concat());
+    for expected in [
+        "\norder       smoothquant (alpha searched in 20 steps) → prune and quantize (2:4 by sparsegpt with gptq (natural \
+         order, scales when reached)) → quantize → export\n",
+        "\ncalibrates  on 128 tokens in 4 windows, seed 42\n",
+        "\narms        dense, pruned_magnitude, quantized, exported\n",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    let value = json(dir.path(), &[&["check"][..], &joint, &["--json"]].concat());
+    assert_eq!(value["order"].as_array().unwrap().len(), 4);
+    let (code, stdout, stderr) = ran(dir.path(), &[&["run"][..], &joint].concat());
+    assert_eq!(code, 0, "{stderr}");
+    for expected in [
+        "\nsmoothquant: signal to noise ",
+        "\ngptq: signal to noise ",
+        " dB, the mean of 14 layers\n",
+        "proof: 0 of ",
+    ] {
+        assert!(stdout.contains(expected), "no {expected:?} in\n{stdout}");
+    }
+    for expected in [
+        "note: model.layers.0.mlp.down_proj: gptq: ",
+        "model.layers.1.mlp.up_proj: smoothquant: ",
+        " dB, exponent ",
+    ] {
+        assert!(stderr.contains(expected), "no {expected:?} in\n{stderr}");
+    }
+    assert_eq!(summary(&dir.path().join("runs/p"))["passes"].as_array().unwrap().len(), 28);
+
+    let budget = [
+        "p.toml",
+        "train=",
+        "distill=",
+        "compare=",
+        "prune=",
+        "quantize.budget.bits=5.5",
+        "quantize.budget.candidates=[\"int4-g32\",\"int8-weight\"]",
+        "--out",
+        "mixed",
+    ];
+    let text = done(dir.path(), &[&["check"][..], &budget[..7]].concat());
+    let planned =
+        " weights in 5.5 bits each, out of int4-g32, int8-weight, by gradient; scales dynamic, range max\n";
+    assert!(text.contains(planned), "{text}");
+    assert!(text.contains(
+        "\norder       choose schemes (5.5 bits each, out of int4-g32, int8-weight, by gradient) → quantize"
+    ));
+    let (code, stdout, stderr) = ran(dir.path(), &[&["run"][..], &budget].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("\nschemes: chosen by gradient, "), "{stdout}");
+    assert!(dir.path().join("mixed/stages/sensitivities.json").is_file());
+}

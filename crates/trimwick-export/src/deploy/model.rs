@@ -43,6 +43,13 @@ impl Trained<'_> {
                 return Err(Error::Store { tensor: name, expected: format!("{shape:?}"), found });
             };
             let layer = layers.iter().find(|layer| layer.weight().name() == name).cloned();
+            // No format here has a place for what stands beside a weight.
+            let beside = |layer: &Layer| layer.branch().is_some() || layer.input_scale().is_some();
+            if layer.as_ref().is_some_and(beside) {
+                let expected =
+                    "a layer that is its weight alone, without a branch or a scale of its input".into();
+                return Err(Error::Store { tensor: name, expected, found: "one of them".into() });
+            }
             let on = |layer: &&Layer| weight_quantizer(layer).is_some_and(|q| q.enabled());
             let weight = layer.as_ref().filter(on).and_then(weight_quantizer).map(|q| *q.spec());
             let quantizer = layer.as_ref().and_then(input_quantizer).filter(|q| q.enabled());

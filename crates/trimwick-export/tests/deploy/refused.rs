@@ -1,6 +1,10 @@
 //! What a target cannot hold is refused with the layer and the nearest that can, and leaves nothing behind.
 
+use std::sync::Arc;
+
+use candle_core::Tensor;
 use trimwick_export::{Dense, DeployOptions, Error, Target};
+use trimwick_nn::Branch;
 use trimwick_quant::{Scheme, attach};
 
 use crate::support::{LAYERS, export, name, options, trained};
@@ -81,4 +85,36 @@ fn outputs_are_not_overwritten_unless_asked_for() {
         export(&model, &options(Target::Gguf, Dense::BF16), &dir.path().join("d.gguf")).unwrap_err();
     assert!(message.to_string().contains("tokenizer"), "{message}");
     assert!("onnx".parse::<Target>().unwrap_err().to_string().contains("compressed-tensors, modelopt, gguf"));
+}
+
+/// What a layer adds to its weight has no place in any file here.
+struct Beside;
+
+impl Branch for Beside {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.zeros_like()
+    }
+
+    fn name(&self) -> &'static str {
+        "beside"
+    }
+}
+
+#[test]
+fn a_layer_with_a_branch_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for target in [Target::Gguf, Target::CompressedTensors, Target::Hf, Target::Sparse24] {
+        let model = trained(Some("int4-g32"), false);
+        model
+            .store
+            .layers()
+            .get("model.layers.0.self_attn.q_proj")
+            .unwrap()
+            .set_branch(Some(Arc::new(Beside)));
+        let out = dir.path().join(name(target));
+        let message = export(&model, &options(target, Dense::F32), &out).unwrap_err().to_string();
+        let expected = "tensor \"model.layers.0.self_attn.q_proj.weight\" of the model: expected a layer that is its weight alone";
+        assert!(message.contains(expected), "{target}: {message}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{target}");
+    }
 }

@@ -1,9 +1,10 @@
 //! SVDQuant's branch and bias correction.
 
 use candle_core::{Device, Tensor};
-use trimwick_nn::{Module, linear, linear_no_bias};
+use trimwick_nn::{Feed, Module, linear, linear_no_bias};
 use trimwick_quant::{
-    BiasCorrection, SmoothQuant, SvdQuant, attach, off_grid, restore, run_pass, weight_quantizer,
+    AwqScale, BiasCorrection, SmoothQuant, SvdQuant, absorb, attach, branch_bits, off_grid, restore,
+    run_pass, take_apart, weight_quantizer, whole_weight,
 };
 use trimwick_testkit::{assert_bits_equal, assert_close, values};
 
@@ -88,4 +89,39 @@ fn the_mean_of_the_output_is_put_right() {
     assert!(fc.layer().add_bias(&again).is_err(), "a layer has one bias");
     let smooth = SmoothQuant::default();
     run_pass(&store.layers(), &[], &smooth, forward).unwrap();
+}
+
+/// Branch and input scale as part of a plain weight, and back.
+#[test]
+fn a_plain_weight_holds_what_stands_beside_it() {
+    let store = store();
+    let fc = linear(64, 24, store.var_builder().pp("fc")).unwrap();
+    fc.layer().weight().set(&weight(24, 64)).unwrap();
+    let x = tensor(&[40, 64], 4);
+    let alone = fc.layer().effective_weight().unwrap();
+    assert_bits_equal(&whole_weight(fc.layer()).unwrap(), &alone);
+    assert_eq!(branch_bits(fc.layer()), 0);
+
+    let scale: Vec<f32> = (0..64).map(|i| 0.5 + i as f32 / 64.).collect();
+    let feed = Feed { source: None, layers: store.layers() };
+    absorb(&feed, &scale).unwrap();
+    attach(&store.layers(), &"int4-g32".parse().unwrap()).unwrap();
+    let pass = SvdQuant { rank: 3, ..SvdQuant::default() };
+    run_pass(&store.layers(), &[], &pass, || fc.forward(&x).map(drop)).unwrap();
+    assert_eq!(branch_bits(fc.layer()), 16 * 3 * (24 + 64));
+    let out = fc.forward(&x).unwrap();
+    let whole = whole_weight(fc.layer()).unwrap();
+    let bias = fc.layer().bias().unwrap().tensor();
+    let plain = x.matmul(&whole.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+    assert_close(&plain, &out, 1e-4, 1e-4);
+
+    let on_grid = fc.layer().effective_weight().unwrap();
+    fc.layer().weight().set(&whole).unwrap();
+    take_apart(fc.layer()).unwrap();
+    assert_bits_equal(&fc.layer().weight().value().unwrap(), &on_grid);
+
+    // The branch reads the scaled input: a second scale would have to change its factors too.
+    let error =
+        run_pass(&store.layers(), &[], &AwqScale::default(), || fc.forward(&x).map(drop)).unwrap_err();
+    assert!(error.to_string().contains("fc: input scale: it has a branch"), "{error}");
 }

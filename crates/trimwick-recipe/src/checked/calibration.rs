@@ -1,4 +1,4 @@
-//! `[calibration]`: the windows whose activations the pruning methods look at.
+//! `[calibration]`: the windows whose activations pruning methods, one-shot passes and static inputs look at.
 
 use serde::Serialize;
 

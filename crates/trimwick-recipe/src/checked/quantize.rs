@@ -1,11 +1,14 @@
 //! `[quantize]`: which layers compute on a grid, on which, and how its scales come about.
 
-use serde::{Deserialize, Serialize};
-use trimwick_quant::{Options, Range, Rule, ScalePolicy, Scheme};
+use trimwick_quant::{Range, ScalePolicy, Scheme};
 
+use super::budget::{self, BudgetSpec};
+use super::kv::{KV_CACHE, KvGrid};
+use super::passes;
 use super::quantize_rules::{self, QuantRule, SchemeRule, Wanted};
+use super::quantize_spec::{QuantizeSpec, grouped};
 use crate::error::FaultKind;
-use crate::raw::{Choice, Count, Globs, Key, Number, Section, SectionSpec, Slot, Subs};
+use crate::raw::{Choice, Count, Globs, Key, Number, Section, SectionSpec, Slot, Sub, Subs};
 use crate::resolve::Writer;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,7 +88,7 @@ static RANGE: Key<Choice<RangeWord>> = Key::default(
     "\"max\"",
     "The range that a weight scale covers: all, all but the outliers, or what errs least.",
 )
-.known_as(&["observer", "calibration", "algorithm"]);
+.known_as(&["observer", "calibration"]);
 static INPUT_RANGE: Key<Choice<RangeWord>> = Key::default(
     "input_range",
     RANGES,
@@ -113,13 +116,14 @@ static FREEZE: Key<Count> = Key::optional(
     "The training step after which moving scales and observed ranges stay as they are.",
 )
 .known_as(&["freeze_step", "observer_freeze"]);
-static KV_CACHE: Key<Choice<KvGrid>> = Key::default(
-    "kv_cache",
-    Choice(&[("none", KvGrid::None), ("fp8", KvGrid::Fp8), ("int8", KvGrid::Int8)]),
-    "\"none\"",
-    "The grid of keys (after the rotation) and values in attention.",
+static BUDGET: Key<Sub> = Key::optional(
+    "budget",
+    Sub(&budget::SPEC),
+    "[quantize.budget]",
+    "every layer takes quantize.scheme",
+    "Mixed precision: a scheme for each layer of quantize.layers, chosen in the place of quantize.scheme.",
 )
-.known_as(&["kv_cache_quant_algo", "kv"]);
+.known_as(&["auto_quantize", "mixed_precision"]);
 
 /// The declaration of `[quantize]`.
 pub(crate) static SPEC: SectionSpec = SectionSpec {
@@ -136,6 +140,13 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
         &START,
         &FREEZE,
         &KV_CACHE,
+        &passes::PASSES,
+        &passes::TOKENS,
+        &passes::SMOOTHQUANT,
+        &passes::AWQ,
+        &passes::SVDQUANT,
+        &passes::GPTQ,
+        &BUDGET,
     ],
     foreign: &[
         ("bits", "name a scheme, for example quantize.scheme = \"int4-g32\""),
@@ -145,56 +156,6 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
     ],
 };
 
-/// Which layers compute on a grid, and how its scales come about.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct QuantizeSpec {
-    /// The scheme of `layers`, if the recipe gives one.
-    pub scheme: Option<Wanted>,
-    /// Glob patterns over layer paths.
-    pub layers: Vec<String>,
-    /// Layers that differ, in order; the last rule that matches a layer holds.
-    pub rules: Vec<QuantRule>,
-    /// Where weight scales come from.
-    #[serde(skip)]
-    pub scales: ScalePolicy,
-    /// The learning rate of learned scales as a multiple of the others'.
-    pub scale_lr: f64,
-    /// What a weight scale covers.
-    #[serde(skip)]
-    pub range: Range,
-    /// What a static input scale covers.
-    #[serde(skip)]
-    pub input_range: Range,
-    /// The training step before which layers compute in full precision.
-    pub start: u64,
-    /// The training step after which moving scales and observed ranges stay.
-    pub freeze: Option<u64>,
-    /// The grid of keys and values.
-    pub kv_cache: KvGrid,
-}
-
-/// The grid of keys and values in attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KvGrid {
-    /// None: full precision.
-    None,
-    /// FP8 E4M3.
-    Fp8,
-    /// Int8.
-    Int8,
-}
-
-impl KvGrid {
-    fn name(self) -> &'static str {
-        match self {
-            KvGrid::None => "none",
-            KvGrid::Fp8 => "fp8",
-            KvGrid::Int8 => "int8",
-        }
-    }
-}
-
 pub(crate) fn read(section: Section<'_>) -> Option<QuantizeSpec> {
     let spec = read_keys(&section);
     section.finish();
@@ -202,13 +163,20 @@ pub(crate) fn read(section: Section<'_>) -> Option<QuantizeSpec> {
 }
 
 fn read_keys(section: &Section<'_>) -> Option<QuantizeSpec> {
-    let scheme = section.maybe(&SCHEME);
+    let budget = section.sub(&BUDGET).and_then(budget::read);
+    let scheme = match budget.present() {
+        true => {
+            section.unused(&SCHEME, "quantize.budget chooses the schemes", "remove either");
+            Slot::Absent
+        }
+        false => section.maybe(&SCHEME),
+    };
     let layers = section.get(&LAYERS);
     let rules = section.subs(&RULES).and_then(|rules| {
         let rules: Vec<_> = rules.into_iter().map(quantize_rules::read).collect();
         rules.into_iter().collect::<Option<Vec<_>>>()
     });
-    if scheme == Slot::Absent {
+    if scheme == Slot::Absent && !budget.present() {
         section.unused(&LAYERS, "there is no quantize.scheme for them", "remove it, or add a scheme");
         if !section.has(&RULES) {
             section.missing(&SCHEME, SCHEME_EXPECTED.to_string());
@@ -226,7 +194,8 @@ fn read_keys(section: &Section<'_>) -> Option<QuantizeSpec> {
     let start = section.get(&START);
     let freeze = section.maybe(&FREEZE);
     let kv_cache = section.get(&KV_CACHE);
-    let scheme = scheme.sound();
+    let (scheme, budget) = (scheme.sound(), budget.sound());
+    let passes = passes::read(section, grouped(wanted(&scheme, &rules, &budget)));
     let spec = QuantizeSpec {
         scheme: scheme?,
         layers: layers?,
@@ -238,6 +207,9 @@ fn read_keys(section: &Section<'_>) -> Option<QuantizeSpec> {
         start: start?,
         freeze: freeze.sound()?,
         kv_cache: kv_cache?,
+        pass_tokens: passes.as_ref()?.tokens,
+        passes: passes?.list,
+        budget: budget?,
     };
     unused(section, &spec);
     if let Some(error) = spec.schemes().find_map(|scheme| spec.options().check(scheme).err()) {
@@ -269,10 +241,21 @@ fn unused(section: &Section<'_>, spec: &QuantizeSpec) {
     if !spec.keeps_scales() {
         section.unused(&SCALES, "no scale of a weight or of a static input is kept", "remove it");
     }
-    if !spec.calibrates() {
+    if !spec.observes() {
         let advice = "remove it, or take a static input such as int8-static";
         section.unused(&INPUT_RANGE, "no input has a static scale", advice);
     }
+}
+
+/// Every scheme that is spoken of.
+fn wanted<'a>(
+    scheme: &'a Option<Option<Wanted>>,
+    rules: &'a Option<Vec<QuantRule>>,
+    budget: &'a Option<Option<BudgetSpec>>,
+) -> impl Iterator<Item = &'a Scheme> {
+    let rules = rules.iter().flatten().map(|rule| &rule.scheme);
+    let candidates = budget.iter().flatten().flat_map(|budget| &budget.candidates);
+    scheme.iter().flatten().chain(rules).chain(candidates).filter_map(|wanted| wanted.scheme.as_ref())
 }
 
 const SCHEME_EXPECTED: &str = "a scheme, or rules that give one to some layers";
@@ -315,57 +298,10 @@ fn read_ranges(section: &Section<'_>) -> (Option<Range>, Option<Range>) {
 }
 
 impl QuantizeSpec {
-    /// The rules in order: `scheme` on each pattern of `layers`, then the list.
-    pub fn govern(&self) -> Vec<Rule> {
-        let base = self.scheme.iter().flat_map(|wanted| {
-            self.layers.iter().map(|pattern| Rule { pattern: pattern.clone(), scheme: wanted.scheme })
-        });
-        let more = self.rules.iter().map(|r| Rule { pattern: r.layers.clone(), scheme: r.scheme.scheme });
-        base.chain(more).collect()
-    }
-
-    /// What the schemes leave open.
-    pub fn options(&self) -> Options {
-        // A static input's scale stays as calibrated unless the weights' scales are ones that move.
-        let input_scales = match self.scales {
-            ScalePolicy::Dynamic => ScalePolicy::Frozen,
-            moving => moving,
-        };
-        Options { scales: self.scales, range: self.range, input_scales, input_range: self.input_range }
-    }
-
-    fn schemes(&self) -> impl Iterator<Item = &Scheme> {
-        let all = self.scheme.iter().chain(self.rules.iter().map(|rule| &rule.scheme));
-        all.filter_map(|wanted| wanted.scheme.as_ref())
-    }
-
-    /// Whether an input has a scale that calibration data decides.
-    pub fn calibrates(&self) -> bool {
-        self.kv_cache != KvGrid::None || self.static_inputs()
-    }
-
-    fn weights(&self) -> bool {
-        self.schemes().any(|s| s.weight.is_some())
-    }
-
-    /// Whether there are scales that outlive a step.
-    fn keeps_scales(&self) -> bool {
-        self.weights() || self.static_inputs()
-    }
-
-    fn static_inputs(&self) -> bool {
-        self.schemes().any(|s| s.input.is_some_and(|i| !i.dynamic))
-    }
-
-    /// Whether scales change from step to step in a way that can be stopped.
-    pub fn moves(&self) -> bool {
-        matches!(self.scales, ScalePolicy::Ema(_) | ScalePolicy::Learned) && self.keeps_scales()
-    }
-
     pub(crate) fn write(&self, out: &mut Writer) {
         out.section("quantize");
-        if let Some(scheme) = &self.scheme {
-            out.put(&SCHEME, scheme);
+        out.put_some(&SCHEME, self.scheme.as_ref());
+        if self.scheme.is_some() || self.budget.is_some() {
             out.put(&LAYERS, self.layers.as_slice());
         }
         let (scales, ema) = match self.scales {
@@ -391,13 +327,18 @@ impl QuantizeSpec {
         if self.weights() {
             out.put(&RANGE, range);
         }
-        if self.calibrates() {
+        if self.observes() {
             out.put(&INPUT_RANGE, input);
         }
         out.put_some(&PERCENTILE, a.or(b));
         out.put(&START, self.start);
         out.put_some(&FREEZE, self.freeze);
         out.put(&KV_CACHE, self.kv_cache.name());
+        passes::write(&self.passes, self.pass_tokens, out);
+        passes::write_tables(&self.passes, grouped(self.schemes()), out);
+        if let Some(budget) = &self.budget {
+            budget.write(out);
+        }
         for rule in &self.rules {
             rule.write(out);
         }

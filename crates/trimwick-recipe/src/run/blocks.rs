@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use trimwick_formats::{atomic_write, read_small};
 use trimwick_nn::LoadedBlock;
+use trimwick_quant::LayerReport;
 use trimwick_train::blockwise::BlockReport;
 
 use super::error::{Result, RunError};
@@ -34,6 +35,28 @@ impl Blocks {
 
     fn record(&self, index: usize) -> PathBuf {
         self.folder.join(format!("{index:04}.json"))
+    }
+
+    fn passes_record(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("{index:04}.passes.json"))
+    }
+
+    /// What one-shot passes did to the layers of a finished block.
+    ///
+    /// # Errors
+    /// A record that is none.
+    pub(crate) fn passes(&self, index: usize) -> Result<Vec<LayerReport>> {
+        let path = self.passes_record(index);
+        let Some(text) = read_small(&path, LARGEST)? else { return Ok(Vec::new()) };
+        serde_json::from_slice(&text).map_err(|source| RunError::Record { path, source })
+    }
+
+    /// Keeps what passes did to a block: before the block itself, which is finished with its digest.
+    pub(crate) fn keep_passes(&self, index: usize, reports: &[LayerReport]) -> Result<()> {
+        let path = self.passes_record(index);
+        let text = serde_json::to_vec_pretty(reports)
+            .map_err(|source| RunError::Record { path: path.clone(), source })?;
+        Ok(atomic_write(&path, &text)?)
     }
 
     /// What became of a finished block.

@@ -14,6 +14,7 @@ use super::blocks::Blocks;
 use super::error::{Result, RunError};
 use super::event::{Event, Report, Stage};
 use super::origin::Built;
+use super::snapshot::Expected;
 use super::stages::Run;
 use super::{data, snapshot};
 use crate::{BlockInputs as Inputs, BlockParts, BlockwiseSpec, Recipe, Warmup as RecipeWarmup};
@@ -161,7 +162,7 @@ impl InMemory<'_> {
             }
             let block = self.block(index);
             let expected = block.params().iter().map(|p| p.name().to_string()).collect();
-            snapshot::restore(store, &self.blocks.path(index), Some(&expected))?;
+            snapshot::restore(store, &self.blocks.path(index), Expected::Exactly(&expected))?;
             trimwick_quant::restore(&block.layers())?;
             trimwick_quant::kv::restore(&block.kv_slots())?;
         }

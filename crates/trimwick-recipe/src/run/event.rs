@@ -13,6 +13,10 @@ pub enum Stage<'a> {
     Data,
     /// Pruning the model of an arm.
     Prune(&'a str),
+    /// Choosing a scheme for each layer.
+    Choose,
+    /// A one-shot pass, by its name in the recipe.
+    Pass(&'a str),
     /// Quantizing the model of an arm.
     Quantize(&'a str),
     /// Going through the model of an arm block after block.

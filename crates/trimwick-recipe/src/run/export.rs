@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use trimwick_formats::safetensors::{Dtype, NewTensor, SafetensorsFile, write};
 use trimwick_formats::{atomic_write, read_small, sha256_file};
 use trimwick_kernels as kernels;
-use trimwick_nn::{Layer, Param, ParamStore, Role};
+use trimwick_nn::{Param, ParamStore, Role};
 use trimwick_sparse::{Pattern, bits};
 
 use super::error::{Result, RunError};
@@ -158,12 +158,16 @@ fn rounded(dtype: Dtype, v: f32) -> f32 {
     }
 }
 
-/// Every parameter as the model computes with it: reparametrized weights folded, f32, by name.
+/// Every parameter as the model computes with it: reparametrized weights folded, what stands beside them included, f32, by
+/// name.
 pub(super) fn fold(store: &ParamStore) -> Result<Folded> {
     let layers = store.layers();
     let effective = |p: &Param| -> Result<Tensor> {
         let of = layers.iter().find(|l| l.weight().name() == p.name());
-        Ok(of.map_or_else(|| p.value(), Layer::effective_weight)?.detach())
+        match of {
+            Some(layer) => Ok(trimwick_quant::whole_weight(layer)?),
+            None => Ok(p.value()?.detach()),
+        }
     };
     // What belongs to a quantizer is in the weights that it made.
     let params =

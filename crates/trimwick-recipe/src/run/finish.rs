@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::Device;
+use trimwick_quant::LayerReport;
 use trimwick_sparse::Pattern;
 use trimwick_train::blockwise::BlockReport;
 
@@ -11,6 +12,7 @@ use super::event::{Event, Stage};
 use super::export::{self, Masked, Written};
 use super::folder::RunFolder;
 use super::inactive::Inactive;
+use super::mixed::MixedChoice;
 use super::origin::{self, Built};
 use super::prune;
 use super::quantize::{self, Quantization};
@@ -23,6 +25,10 @@ pub(crate) struct Finished {
     pub(super) written: Written,
     pub(super) pattern: Option<Pattern>,
     pub(super) quantized: Option<Quantization>,
+    /// What one-shot passes did to each layer.
+    pub(super) passes: Vec<LayerReport>,
+    /// What a budget has chosen.
+    pub(super) mixed: Option<MixedChoice>,
     /// About masks and quantizers that did nothing.
     pub(super) warnings: Vec<String>,
 }
@@ -39,7 +45,8 @@ impl Run<'_, '_> {
             masked.extend(layers.iter().map(|layer| (layer.path().to_string(), Some(chosen))));
             pattern = Some(chosen);
         }
-        let quantized = match &recipe.quantize {
+        let quantize = self.quantize.clone();
+        let quantized = match &quantize {
             Some(spec) => Some(quantize::describe(&built.store, spec)?),
             None => None,
         };
@@ -66,14 +73,15 @@ impl Run<'_, '_> {
             let context = Some(recipe.data.context);
             let model = trimwick_models::Llama::new(&files.config, context, store.var_builder())?;
             let read = Built { store, model };
-            if let Some(spec) = &recipe.quantize {
+            if let Some(spec) = &quantize {
                 quantize::wear_inputs(&read, spec, &folder.join(export::QUANTIZERS))?;
             }
             Ok(read)
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;
-        Ok(Finished { written, pattern, quantized, warnings: self.warn(&inactive) })
+        let (passes, mixed) = (self.pass_reports()?, self.mixed.take());
+        Ok(Finished { written, pattern, quantized, passes, mixed, warnings: self.warn(&inactive) })
     }
 
     /// Says what did nothing.
@@ -116,7 +124,7 @@ pub(crate) fn summarize(
     // Where nothing is trained end to end, training the blocks is all the recovery there is.
     let trained = |name: &str| arms.iter().any(|arm| arm.name == name);
     let recovered = if trained("blockwise") && !trained("recovered") { "blockwise" } else { "recovered" };
-    let Finished { written, pattern, quantized, warnings } = finished;
+    let Finished { written, pattern, quantized, passes, mixed, warnings } = finished;
     let cost = folder.cost();
     Summary {
         name: recipe.name.clone(),
@@ -129,6 +137,8 @@ pub(crate) fn summarize(
         blocks,
         pattern: pattern.map(|p| p.to_string()),
         quantization: quantized,
+        passes,
+        mixed,
         groups_violating: written.groups_violating,
         groups: written.groups,
         parameters: written.parameters,

@@ -1,10 +1,11 @@
 //! A recipe at work: model and texts in, arms measured, the model written and proved, a summary out.
 //!
 //! Each stage leaves a record in the run's folder; running the same recipe again continues after the last one, and
-//! a stage that trains continues from its newest checkpoint. The order is: measure the dense model; prune it by
-//! magnitude and measure; prune it by the recipe's method and measure; quantize it and measure; train it
-//! block after block and measure; train it end to end and measure; train the dense twin on the same tokens and measure, as it is and quantized; write, reopen, prove; measure what
-//! the written file computes. A streamed run does as much of that as can be done with one block in memory.
+//! a stage that trains continues from its newest checkpoint. The order is: measure the dense model; choose a scheme for each
+//! layer, where a budget asks for that; prune it by magnitude and measure; scale its channels by one-shot passes; prune it by
+//! the recipe's method and measure; quantize it, with the other passes, and measure; train it block after block and measure;
+//! train it end to end and measure; train the dense twin on the same tokens and measure, as it is and quantized; write, reopen,
+//! prove; measure what the written file computes. A streamed run does as much of that as can be done with one block in memory.
 
 mod blocks;
 mod blockwise;
@@ -21,7 +22,10 @@ mod inputs;
 mod kept;
 mod masks;
 mod measure;
+mod mixed;
+mod oneshot;
 mod origin;
+mod passes;
 mod place;
 mod plan;
 mod prune;
@@ -42,11 +46,13 @@ use trimwick_formats::atomic_write;
 pub use error::{Result as RunResult, RunError};
 pub use event::{Event, Report, Stage};
 pub use fresh::config_of;
+pub use mixed::MixedChoice;
 pub use origin::layer_shapes;
 pub use place::check_place;
 pub use plan::{StreamedPlan, streamed_plan};
 pub use quantize::Quantization;
 pub use summary::{Arm as MeasuredArm, Summary};
+pub use trimwick_quant::LayerReport;
 pub use trimwick_train::blockwise::BlockReport;
 
 use crate::Recipe;
@@ -103,6 +109,9 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
         stop,
         arms: vec![],
         blocks: vec![],
+        quantize: None,
+        mixed: None,
+        passes: vec![],
         report,
     };
     let stages = if recipe.stream { run.streamed_stages() } else { run.stages() };

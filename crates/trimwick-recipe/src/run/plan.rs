@@ -3,7 +3,7 @@
 use trimwick_models::LlamaConfig;
 
 use super::blockwise::spill_limit;
-use crate::{BlockParts, PruneMethod, Recipe};
+use crate::{BlockParts, PassSpec, PruneMethod, Recipe};
 
 /// Bytes of an f32.
 const F32: u64 = 4;
@@ -27,6 +27,7 @@ pub fn streamed_plan(recipe: &Recipe, config: &LlamaConfig) -> StreamedPlan {
     let stages = [
         ("reading the embedding", 2 * sizes.end),
         ("pruning a block", sizes.pruning(recipe)),
+        ("running passes over a block", sizes.passing(recipe)),
         ("training a block", sizes.training(recipe)),
         ("keeping a block", 2 * sizes.block + sizes.held(4)),
         ("measuring", sizes.measuring(recipe)),
@@ -104,6 +105,22 @@ impl Sizes {
             }
             PruneMethod::Wanda | PruneMethod::Magnitude => self.block + 4 * self.largest + self.held(3),
         }
+    }
+
+    /// The block and its weights on the grid; sampled inputs of its layers; sums over inputs and the solver's copies where a
+    /// pass solves, else copies of a group of layers that share an input, with outputs.
+    fn passing(&self, recipe: &Recipe) -> u64 {
+        let Some(spec) = recipe.quantize.as_ref().filter(|spec| !spec.passes.is_empty()) else { return 0 };
+        let seen = recipe.calibration.as_ref().map_or(0, |c| c.windows * recipe.data.context);
+        let tokens = F32 * spec.pass_tokens.min(seen) as u64;
+        let squares = || self.inputs.iter().map(|n| n * n);
+        let hessian = 4 * 2 * F32 * squares().max().unwrap_or(0);
+        let solves = spec.passes.iter().any(|pass| matches!(pass, PassSpec::Gptq(_)));
+        let solving = if solves { F32 * squares().sum::<u64>() + 5 * self.largest + hessian } else { 0 };
+        let widest = self.inputs.iter().max().copied().unwrap_or(0);
+        let trying = 6 * self.largest + 6 * tokens * widest;
+        let sampled = tokens * self.inputs.iter().sum::<u64>();
+        self.block + self.linear + sampled + solving.max(trying) + self.held(3)
     }
 
     /// The block; gradients, two moments, and masked and quantized copies, of what is trained at a time; activations of

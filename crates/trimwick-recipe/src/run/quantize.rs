@@ -14,7 +14,7 @@ use trimwick_train::{BoxError, StepHook, infer};
 use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use super::origin::Built;
-use super::snapshot;
+use super::snapshot::{self, Expected};
 use crate::{KvGrid, QuantizeSpec};
 
 /// What the written model is quantized to.
@@ -25,9 +25,10 @@ pub struct Quantization {
     pub schemes: BTreeMap<String, usize>,
     /// Weights of those layers.
     pub weights: usize,
-    /// Bits that each of them takes on average, scales counted.
+    /// Bits that each of them takes on average, scales and branches counted.
     pub bits_per_weight: f64,
-    /// Those in the written file that are not on their grid; 0, or the run fails.
+    /// Those that the model computes with and that are not on their grid; 0, or the run fails. The written file holds just
+    /// them, but where a pass has left a branch: there the sum of both.
     pub off_grid: usize,
     /// The grid of keys and values.
     pub kv_cache: KvGrid,
@@ -65,6 +66,16 @@ impl Schemes {
     fn of(store: &ParamStore, spec: &QuantizeSpec) -> Result<Self> {
         let all = store.layers();
         Self::over(all.iter().map(|l| (l.path(), l.kind(), l.weight().shape().dims())), spec)
+    }
+
+    /// The layers whose schemes a budget chooses.
+    pub(crate) fn budgeted(store: &ParamStore, spec: &QuantizeSpec) -> Result<Layers> {
+        let (all, rules) = (store.layers(), spec.govern());
+        let based = rules.len() - spec.rules.len();
+        let described = all.iter().map(|l| (l.path(), l.kind(), l.weight().shape().dims()));
+        let governed = quant::govern(&rules, described)?;
+        let under = all.iter().zip(governed).filter(|(_, rule)| rule.is_some_and(|rule| rule < based));
+        Ok(under.map(|(layer, _)| layer.clone()).collect())
     }
 
     /// What each scheme has of some layers.
@@ -144,8 +155,10 @@ fn kv_code(grid: KvGrid) -> Option<Code> {
 pub(crate) fn wear_inputs(read: &Built, spec: &QuantizeSpec, kept: &Path) -> Result<()> {
     let layers = attach(read, spec)?;
     if kept.exists() {
-        snapshot::restore(&read.store, kept, None)?;
+        snapshot::restore(&read.store, kept, Expected::Quantizers)?;
         restore(read, &layers)?;
+        // The file's weights hold what stands beside them.
+        layers.iter().try_for_each(quant::take_apart)?;
     }
     layers.iter().for_each(|layer| drop(layer.clear(Slot::FakeQuant)));
     Ok(())
@@ -164,6 +177,7 @@ pub(crate) fn wear_block(
         snapshot::restore_part(&read.store, kept, |name| read.holds(name))?;
         quant::restore(&layers)?;
         quant::kv::restore(&slots)?;
+        layers.iter().try_for_each(quant::take_apart)?;
     }
     layers.iter().for_each(|layer| drop(layer.clear(Slot::FakeQuant)));
     Ok(())
@@ -204,6 +218,7 @@ impl Tally {
                 let shape = layer.weight().shape();
                 self.out.weights += shape.elem_count();
                 self.bits += scheme.bits(shape.dims()) * shape.elem_count() as f64;
+                self.bits += quant::branch_bits(layer) as f64;
             }
         }
         Ok(())

@@ -31,18 +31,32 @@ pub(crate) fn whole(store: &ParamStore, pruned: Option<&Layers>) -> BTreeSet<Str
     store.params().iter().map(|p| p.name().to_string()).chain(masks).collect()
 }
 
-/// Puts the values of a snapshot back into the store of the same model, masks included. It must hold exactly the tensors
-/// `expected`; without them, only what belongs to quantizers.
+/// What a snapshot may hold.
+#[derive(Clone, Copy)]
+pub(crate) enum Expected<'a> {
+    /// These tensors, no more and no less.
+    Exactly(&'a BTreeSet<String>),
+    /// Those, and what belongs to quantizers.
+    AndQuantizers(&'a BTreeSet<String>),
+    /// Only what belongs to quantizers.
+    Quantizers,
+}
+
+/// Puts the values of a snapshot back into the store of the same model, masks included.
 ///
 /// # Errors
 /// [`RunError::Snapshot`] with the tensor that is missing or one too many.
-pub(crate) fn restore(store: &ParamStore, path: &Path, expected: Option<&BTreeSet<String>>) -> Result<()> {
+pub(crate) fn restore(store: &ParamStore, path: &Path, expected: Expected<'_>) -> Result<()> {
     let file = SafetensorsFile::open(path)?;
     let fault =
         |tensor: &str, what| RunError::Snapshot { path: path.into(), tensor: tensor.to_string(), what };
-    let belongs = |name: &String| match expected {
-        Some(expected) => expected.contains(name),
-        None => trimwick_quant::owns(name),
+    let (expected, quantizers) = match expected {
+        Expected::Exactly(expected) => (Some(expected), false),
+        Expected::AndQuantizers(expected) => (Some(expected), true),
+        Expected::Quantizers => (None, true),
+    };
+    let belongs = |name: &String| {
+        expected.is_some_and(|expected| expected.contains(name)) || (quantizers && trimwick_quant::owns(name))
     };
     if let Some(name) = file.tensors().keys().find(|name| !belongs(name)) {
         return Err(fault(name, "no part of what was saved"));
@@ -122,21 +136,30 @@ mod tests {
         prune(&pruned.layers(), Pattern::TWO_FOUR, &Magnitude).unwrap();
         let fresh = store(8);
         let expected = whole(&fresh, Some(&fresh.layers()));
+        let scale = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
 
         save(&pruned, &path, |_| true).unwrap();
-        restore(&fresh, &path, Some(&expected)).unwrap();
+        restore(&fresh, &path, Expected::Exactly(&expected)).unwrap();
         assert_eq!(whole(&fresh, None), expected);
 
         for lost in ["a.weight_mask", "b.weight_mask", "b.bias"] {
             save(&pruned, &path, |name| name != lost).unwrap();
-            let message = restore(&store(8), &path, Some(&expected)).unwrap_err().to_string();
+            let message = restore(&store(8), &path, Expected::Exactly(&expected)).unwrap_err().to_string();
             assert!(message.contains(&format!("{lost}: missing; remove the file")), "{message}");
         }
         save(&pruned, &path, |_| true).unwrap();
         let without = whole(&store(8), None);
-        let message = restore(&store(8), &path, Some(&without)).unwrap_err().to_string();
+        let message = restore(&store(8), &path, Expected::Exactly(&without)).unwrap_err().to_string();
         assert!(message.contains("a.weight_mask: no part of what was saved"), "{message}");
-        let message = restore(&store(8), &path, None).unwrap_err().to_string();
+        let message = restore(&store(8), &path, Expected::Quantizers).unwrap_err().to_string();
         assert!(message.contains("no part of what was saved"), "{message}");
+
+        // Beside what a model holds, a snapshot of a quantized one holds what its quantizers keep.
+        trimwick_quant::attach(&pruned.layers(), &trimwick_quant::Scheme::int8()).unwrap();
+        pruned.layers().iter().for_each(|l| drop(l.set_buffer("input_scale", &scale).unwrap()));
+        save(&pruned, &path, |_| true).unwrap();
+        restore(&store(8), &path, Expected::AndQuantizers(&expected)).unwrap();
+        assert!(restore(&store(8), &path, Expected::Exactly(&expected)).is_err());
+        assert!(restore(&store(8), &path, Expected::AndQuantizers(&without)).is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use trimwick_nn::Layers;
+use trimwick_quant::LayerReport;
 use trimwick_train::Windows;
 use trimwick_train::blockwise::BlockReport;
 use trimwick_train::lora::BaseFormat;
@@ -13,10 +14,12 @@ use super::error::{Result, RunError};
 use super::event::{Event, Report, Stage};
 use super::finish::Finished;
 use super::folder::RunFolder;
+use super::mixed::MixedChoice;
 use super::origin::{self, Built, Origin};
+use super::snapshot::Expected;
 use super::summary::Arm as MeasuredArm;
 use super::train::{self, Job};
-use super::{data, export, kept, prune, quantize, snapshot};
+use super::{data, export, kept, prune, snapshot};
 use crate::{
     Arm, DistillSpec, ExportDtype, ModelSpec, PruneSchedule, QuantizeSpec, Recipe, Storage, Teacher,
     TrainSpec,
@@ -24,8 +27,6 @@ use crate::{
 
 /// The model that pruning leaves.
 const PRUNED: &str = "stages/pruned.safetensors";
-/// The scales that calibration found.
-const QUANTIZERS: &str = "stages/quantizers.safetensors";
 /// Weights of the dense twin after training, kept where it teaches.
 const TUNED_TEACHER: &str = "stages/dense_tuned.safetensors";
 /// Checkpoints of the dense twin.
@@ -41,6 +42,12 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) arms: Vec<MeasuredArm>,
     /// What became of the blocks that were trained one by one.
     pub(crate) blocks: Vec<BlockReport>,
+    /// Which layers compute on a grid, what a budget chooses included.
+    pub(crate) quantize: Option<QuantizeSpec>,
+    /// What a budget has chosen.
+    pub(crate) mixed: Option<MixedChoice>,
+    /// What one-shot passes did, by the names of their records.
+    pub(crate) passes: Vec<(&'static str, Vec<LayerReport>)>,
     pub(crate) report: Report<'r>,
 }
 
@@ -65,6 +72,7 @@ impl Run<'_, '_> {
             }
             self.measure("dense", 0, |run| run.origin.build())?;
         }
+        self.choose()?;
         if recipe.compare.arms.contains(&Arm::PrunedMagnitude) {
             self.measure("pruned_magnitude", 0, |run| run.pruned("pruned_magnitude", true))?;
         }
@@ -103,8 +111,8 @@ impl Run<'_, '_> {
     /// The model that training starts from: pruned, quantized, trained block by block, adapted, as far as the recipe says.
     fn start(&mut self) -> Result<Student> {
         let built = self.pruned_stage()?;
-        let quantized = match &self.recipe.quantize {
-            Some(spec) => Some(self.quantized_stage(&built, spec)?),
+        let quantized = match self.quantize.clone() {
+            Some(spec) => Some(self.quantized_stage(&built, &spec)?),
             None => None,
         };
         if let Some(spec) = &self.recipe.blockwise {
@@ -116,47 +124,18 @@ impl Run<'_, '_> {
         Ok(Student { built, quantized })
     }
 
-    /// Quantizes a model in one shot; its scales are found once and kept.
-    fn quantized_stage(&mut self, built: &Built, spec: &QuantizeSpec) -> Result<Layers> {
-        const NAME: &str = "quantized";
-        self.go_on()?;
-        let path = self.folder.at(QUANTIZERS);
-        let layers = quantize::attach(built, spec)?;
-        if kept::sealed(&path)? {
-            snapshot::restore(&built.store, &path, None)?;
-            quantize::restore(built, &layers)?;
-        } else {
-            (self.report)(Event::Begin(Stage::Quantize(NAME)));
-            self.calibrate(built, &layers)?;
-            if self.recipe.export.targets.iter().any(|target| target.needs_quantizers()) {
-                // Before training: what is fused there must be trained as one.
-                trimwick_quant::share_fused(&layers)?;
-            }
-            snapshot::save(&built.store, &path, trimwick_quant::owns)?;
-            kept::seal(&path)?;
-        }
-        self.measure_built(NAME, 0, built)?;
-        Ok(layers)
-    }
-
-    fn calibrate(&mut self, built: &Built, layers: &Layers) -> Result<()> {
-        let windows: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
-            (Some(spec), Some(windows)) => data::calibration(spec, windows)?,
-            _ => Vec::new(),
-        };
-        quantize::calibrate(built, layers, &windows, self.stop, self.report)
-    }
-
     /// The model that pruning leaves: pruned in one shot, or dense for a schedule that prunes on the way.
     fn pruned_stage(&mut self) -> Result<Built> {
         self.go_on()?;
-        let Some(spec) = &self.recipe.prune else { return self.origin.build() };
+        let jointly = self.quantize.as_ref().is_some_and(QuantizeSpec::joint);
+        let Some(spec) = self.recipe.prune.as_ref().filter(|_| !jointly) else { return self.smoothed() };
         let path = self.folder.at(PRUNED);
         let begun = Instant::now();
         let built = if kept::sealed(&path)? {
             let built = self.origin.build()?;
             let (layers, _) = prune::selected(&built.store, spec)?;
-            snapshot::restore(&built.store, &path, Some(&snapshot::whole(&built.store, Some(&layers))))?;
+            let whole = snapshot::whole(&built.store, Some(&layers));
+            snapshot::restore(&built.store, &path, Expected::Exactly(&whole))?;
             built
         } else {
             let built = self.pruned("pruned", false)?;
@@ -176,8 +155,8 @@ impl Run<'_, '_> {
     }
 
     fn pruned(&mut self, arm: &'static str, by_magnitude: bool) -> Result<Built> {
+        let built = if by_magnitude { self.origin.build()? } else { self.smoothed()? };
         (self.report)(Event::Begin(Stage::Prune(arm)));
-        let built = self.origin.build()?;
         if let Some(spec) = &self.recipe.prune {
             let calibration: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
                 (Some(spec), Some(windows)) if !by_magnitude => data::calibration(spec, windows)?,
@@ -194,7 +173,8 @@ impl Run<'_, '_> {
             let path = self.folder.at(TUNED_TEACHER);
             // It was there when its arm was found to be done.
             kept::sealed(&path)?;
-            snapshot::restore(&built.store, &path, Some(&snapshot::whole(&built.store, None)))?;
+            let whole = snapshot::whole(&built.store, None);
+            snapshot::restore(&built.store, &path, Expected::Exactly(&whole))?;
         }
         if spec.storage == Storage::Bf16 {
             trimwick_train::compact_weights(&built.store.layers(), BaseFormat::Bf16)?;
@@ -210,7 +190,7 @@ impl Run<'_, '_> {
     fn dense_tuned(&mut self, spec: &TrainSpec, tokens: u64) -> Result<()> {
         const NAME: &str = "dense_tuned";
         const QUANTIZED: &str = "dense_tuned_quantized";
-        let quantize = self.recipe.quantize.as_ref().filter(|_| self.recipe.prune.is_none());
+        let quantize = self.quantize.clone().filter(|_| self.recipe.prune.is_none());
         // The checkpoints go when both arms are measured, unless a process was killed right before.
         let teaches = !self.tuned_teacher() || kept::sealed(&self.folder.at(TUNED_TEACHER))?;
         let measured = self.has_measured(NAME) && (quantize.is_none() || self.has_measured(QUANTIZED));
@@ -232,8 +212,7 @@ impl Run<'_, '_> {
         self.measure_built(NAME, tokens, &dense)?;
         if let Some(spec) = quantize {
             // What one would deploy without training on the grid: tuned first, quantized after.
-            let layers = quantize::attach(&dense, spec)?;
-            self.calibrate(&dense, &layers)?;
+            self.quantize_twin(&dense, &spec, QUANTIZED)?;
             self.measure_built(QUANTIZED, tokens, &dense)?;
         }
         self.forget_tuned()
@@ -260,7 +239,7 @@ impl Run<'_, '_> {
             Some(d) if own => Some((self.teacher(d)?, d)),
             _ => None,
         };
-        let quantizers = match (&student.quantized, &self.recipe.quantize) {
+        let quantizers = match (&student.quantized, &self.quantize) {
             (Some(layers), Some(spec)) => Some((layers, spec)),
             _ => None,
         };

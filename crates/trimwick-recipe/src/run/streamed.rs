@@ -1,10 +1,12 @@
 //! A run of which one block is in memory at a time: compressed, trained, kept, measured and written block by block.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Error as CandleError, Result as CandleResult};
-use trimwick_nn::{LoadedBlock, StreamedLm};
+use trimwick_nn::{Layers, LoadedBlock, StreamedLm};
+use trimwick_quant::{LayerReport, run_pass};
 use trimwick_sparse::{Propagate, prune_with};
 use trimwick_train::blockwise::{BlockReport, BlockSteps, Blockwise, States, Streams};
 
@@ -15,11 +17,12 @@ use super::event::{Event, Stage};
 use super::export::{Masked, Written, check_weights};
 use super::finish::Finished;
 use super::origin::{Origin, layer_shapes};
+use super::passes::{Still, algorithm, fix, takes, told_of};
 use super::prune::{method_of, pattern_of};
 use super::shards;
 use super::stages::Run;
 use super::stored::{Exported, Stored};
-use crate::{ExportDtype, Recipe};
+use crate::{ExportDtype, PassSpec, QuantizeSpec, Recipe};
 
 impl Run<'_, '_> {
     /// The stages of a streamed run, in order.
@@ -77,8 +80,18 @@ impl Run<'_, '_> {
             spill: self.spill()?,
             stop: self.stop,
         };
-        let mut steps = Compress { recipe, origin, stored, pruned, stop: self.stop };
-        let mut report = tell(&mut *self.report, steps_of(recipe));
+        let shared = RefCell::new(&mut *self.report);
+        let mut steps = Compress {
+            recipe,
+            origin,
+            stored,
+            pruned,
+            stop: self.stop,
+            reports: Vec::new(),
+            note: &|text| (shared.borrow_mut())(Event::Note(text)),
+        };
+        let mut said = |event: Event<'_>| (shared.borrow_mut())(event);
+        let mut report = tell(&mut said, steps_of(recipe));
         let reports = walk.run(&mut steps, &mut report)?.ok_or(RunError::Stopped)?;
         drop(report);
         if training.is_some() {
@@ -109,17 +122,35 @@ impl Run<'_, '_> {
             self.folder.finish("export", &written)?;
         }
         self.measure_streamed("exported", tokens, &Exported::open(folder, recipe, stored)?)?;
-        Ok(Finished { written, pattern, quantized, warnings: self.warn(&inactive) })
+        let (passes, mixed) = (passed(recipe, stored)?, None);
+        Ok(Finished { written, pattern, quantized, passes, mixed, warnings: self.warn(&inactive) })
     }
 }
 
-/// Prunes and quantizes each block as its turn comes.
+/// What passes did to each layer, pass after pass.
+fn passed(recipe: &Recipe, stored: &Stored<'_>) -> Result<Vec<LayerReport>> {
+    let mut reports = Vec::new();
+    for index in 0..stored.blocks() {
+        reports.extend(stored.blocks.passes(index)?);
+    }
+    let order = |report: &LayerReport| {
+        let mut passes = recipe.quantize.iter().flat_map(|spec| &spec.passes);
+        passes.position(|pass| pass.name() == report.pass)
+    };
+    reports.sort_by_key(order);
+    Ok(reports)
+}
+
+/// Prunes and quantizes each block as its turn comes, with the one-shot passes of the recipe.
 struct Compress<'a> {
     recipe: &'a Recipe,
     origin: &'a Origin,
     stored: &'a Stored<'a>,
     pruned: &'a BTreeSet<String>,
     stop: &'a AtomicBool,
+    /// What passes did to the block in hand.
+    reports: Vec<LayerReport>,
+    note: &'a dyn Fn(String),
 }
 
 impl Compress<'_> {
@@ -140,6 +171,10 @@ impl Compress<'_> {
         if layers.is_empty() {
             return Ok(());
         }
+        if self.stored.quantize.as_ref().is_some_and(|(spec, _)| spec.joint()) {
+            // Masks that the model brings along give way to those that are chosen with the grid.
+            return Ok(layers.iter().try_for_each(trimwick_sparse::lift)?);
+        }
         let (method, propagate) = method_of(spec);
         let states = match propagate {
             Propagate::Dense => streams.dense,
@@ -148,10 +183,49 @@ impl Compress<'_> {
         Ok(prune_with(&layers, pattern_of(spec)?, &*method, || self.calibrate(block, states))?)
     }
 
-    fn quantize(&self, block: &LoadedBlock, streams: &Streams<'_>) -> Result<()> {
+    /// Scales the channels of a block, under quantizers that are gone afterwards.
+    fn scale_channels(&mut self, block: &LoadedBlock, streams: &Streams<'_>) -> Result<()> {
+        self.reports.clear();
+        let Some((spec, schemes)) = &self.stored.quantize else { return Ok(()) };
+        if spec.passes.iter().any(PassSpec::scales_channels) {
+            let slots = block.kv_slots();
+            let layers = schemes.attach(&block.layers(), &slots, spec)?;
+            self.run_passes(block, &layers, spec, streams, PassSpec::scales_channels)?;
+            trimwick_quant::detach(&layers);
+            trimwick_quant::kv::detach(&slots);
+        }
+        Ok(())
+    }
+
+    fn run_passes(
+        &mut self,
+        block: &LoadedBlock,
+        layers: &Layers,
+        spec: &QuantizeSpec,
+        streams: &Streams<'_>,
+        wanted: fn(&PassSpec) -> bool,
+    ) -> Result<()> {
+        for pass in spec.passes.iter().filter(|pass| wanted(pass)) {
+            let taken = layers.retain(|layer| takes(pass, layer));
+            if taken.is_empty() {
+                continue;
+            }
+            let algorithm = algorithm(pass, spec, self.recipe.prune.as_ref(), self.pruned, &fix);
+            let still = Still::new(&block.store);
+            let forward = || self.calibrate(block, streams.compressed);
+            let reports = run_pass(&taken, &block.block.feeds(), &*algorithm, forward)?;
+            drop(still);
+            reports.iter().for_each(|report| (self.note)(told_of(report)));
+            self.reports.extend(reports);
+        }
+        Ok(())
+    }
+
+    fn quantize(&mut self, block: &LoadedBlock, streams: &Streams<'_>) -> Result<()> {
         let Some((spec, schemes)) = &self.stored.quantize else { return Ok(()) };
         let slots = block.kv_slots();
         let layers = schemes.attach(&block.layers(), &slots, spec)?;
+        self.run_passes(block, &layers, spec, streams, |pass| !pass.scales_channels())?;
         let forward = || self.calibrate(block, streams.compressed);
         Ok(trimwick_quant::calibrate_all(&layers, &slots, forward)?)
     }
@@ -170,7 +244,9 @@ impl BlockSteps for Compress<'_> {
 
     fn compress(&mut self, dense: LoadedBlock, streams: &Streams<'_>) -> Result<Option<LoadedBlock>> {
         self.origin.carried.put_on_part(&dense.layers())?;
-        match self.prune(&dense, streams).and_then(|()| self.quantize(&dense, streams)) {
+        let scaled = self.scale_channels(&dense, streams);
+        let pruned = scaled.and_then(|()| self.prune(&dense, streams));
+        match pruned.and_then(|()| self.quantize(&dense, streams)) {
             Err(_) if self.stop.load(Ordering::Relaxed) => Ok(None),
             done => done.map(|()| Some(dense)),
         }
@@ -181,6 +257,9 @@ impl BlockSteps for Compress<'_> {
     }
 
     fn keep(&mut self, index: usize, block: &LoadedBlock, report: &BlockReport) -> Result<()> {
+        if !self.reports.is_empty() {
+            self.stored.blocks.keep_passes(index, &self.reports)?;
+        }
         self.stored.blocks.keep(index, block, report)
     }
 }

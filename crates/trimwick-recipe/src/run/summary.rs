@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use trimwick_quant::LayerReport;
 use trimwick_train::Evaluation;
 use trimwick_train::blockwise::BlockReport;
 
+use super::mixed::MixedChoice;
 use super::quantize::Quantization;
 
 /// The arms that a run can have, in the order of its table.
@@ -88,6 +90,12 @@ pub struct Summary {
     pub pattern: Option<String>,
     /// What the written weights are quantized to.
     pub quantization: Option<Quantization>,
+    /// What one-shot passes did to each layer, pass after pass in their order.
+    #[serde(default)]
+    pub passes: Vec<LayerReport>,
+    /// The schemes that a budget has chosen.
+    #[serde(default)]
+    pub mixed: Option<MixedChoice>,
     /// Groups in the written file that break the pattern; 0, or the run fails.
     pub groups_violating: usize,
     /// Groups in the written file that were looked at.

@@ -1,8 +1,10 @@
-//! The recipe from its text to its faults, in one program.
+//! The recipe from its text to its faults, and passes at work, in one program.
 
 mod configs;
 mod faults;
 mod files;
 mod layers;
+mod oneshot;
+mod passes;
 mod roundtrip;
 mod sound;

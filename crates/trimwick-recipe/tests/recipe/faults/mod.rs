@@ -3,6 +3,7 @@
 
 mod blockwise;
 mod keys;
+mod passes;
 mod quantize;
 mod values;
 mod whole;
