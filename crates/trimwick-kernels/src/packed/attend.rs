@@ -43,10 +43,9 @@ impl Cached {
         let data = match format {
             KvFormat::F32 => Data::F32(Vec::with_capacity(n)),
             KvFormat::F16 => Data::F16(Vec::with_capacity(n)),
-            KvFormat::Int8 => Data::Int8 {
-                codes: Vec::with_capacity(n),
-                scales: Vec::with_capacity(positions * heads),
-            },
+            KvFormat::Int8 => {
+                Data::Int8 { codes: Vec::with_capacity(n), scales: Vec::with_capacity(positions * heads) }
+            }
         };
         Self { heads, d, data }
     }

@@ -72,7 +72,8 @@ impl<E: Elements> Integer<'_, E> {
             let mut inner = [simd.splat(0.); M];
             let mut shifts = [0f32; M];
             for _ in 0..weight.group / step {
-                let (Some(codes), Some(inputs), Some(sums)) = (codes.next(), inputs.next(), sums.next()) else {
+                let (Some(codes), Some(inputs), Some(sums)) = (codes.next(), inputs.next(), sums.next())
+                else {
                     break;
                 };
                 let scales = &scales[done / block * M..][..M];

@@ -97,7 +97,12 @@ pub(super) fn product_at(
     let outs: Vec<(&Packed, Out<'_>)> = products
         .iter_mut()
         .map(|(weight, y)| {
-            assert!(weight.cols() == x.inputs(), "product: {} inputs, expected {}", x.inputs(), weight.cols());
+            assert!(
+                weight.cols() == x.inputs(),
+                "product: {} inputs, expected {}",
+                x.inputs(),
+                weight.cols()
+            );
             (*weight, Out::new(y, m, weight.rows()))
         })
         .collect();

@@ -79,7 +79,14 @@ impl Scales {
     /// Of `[rows, groups]` values; those of rows and groups that are padding are 0, or the smallest power of two, which
     /// multiplies zeros all the same. `global` is a factor of which the values may be E4M3 multiples, and `factor` one
     /// that is multiplied to all of them.
-    pub fn new(values: &[f32], rows: usize, groups: usize, padded: usize, global: Option<f32>, factor: f32) -> Self {
+    pub fn new(
+        values: &[f32],
+        rows: usize,
+        groups: usize,
+        padded: usize,
+        global: Option<f32>,
+        factor: f32,
+    ) -> Self {
         let wanted = [Format::E8m0, Format::E4m3, Format::F16, Format::Bf16];
         let fit = |format: &Format| {
             let divisor = match (format, global) {

@@ -58,45 +58,48 @@ fn cases(rows: usize, cols: usize, size: usize) -> Vec<Case> {
     let f32s: Vec<f32> = base.iter().map(|s| 0.01 + s.abs() / 37.).collect();
     let powers: Vec<f32> = base.iter().map(|s| 2f32.powi((s * 3.) as i32 - 5)).collect();
     let global = 0.0123f32;
-    let levels: Vec<f32> = draws("levels", rows * given).iter().map(|&c| e4m3(8 + c % 100) * global).collect();
+    let levels: Vec<f32> =
+        draws("levels", rows * given).iter().map(|&c| e4m3(8 + c % 100) * global).collect();
     let zeros = draws("zeros", rows * given).iter().map(|z| z & 15).collect::<Vec<_>>();
     let minima: Vec<f32> =
         random("minima", rows * given).iter().map(|m| half::f16::from_f32(*m).to_f32()).collect();
     let mut cases = Vec::new();
-    let mut case = |name, element, scales: &[f32], zeros: Option<&[u8]>, minima: Option<&[f32]>, keep: bool| {
-        let mut codes = draws(name, rows * cols);
-        // No NaN.
-        codes.iter_mut().filter(|_| element == Element::E4M3).for_each(|c| *c &= 0xf7);
-        // The ends of the range beside each other, and with them the largest sums.
-        for (i, code) in codes.iter_mut().enumerate().take(2 * cols) {
-            *code = if i < cols { 0x80 } else { 0x7f };
-            if element == Element::E2M1 || element == Element::E4M3 {
-                *code = if i < cols { 0xf6 } else { 0x77 };
-            }
-            if element == Element::Int4 {
-                *code = if i < cols { 8 } else { 7 };
-            }
-        }
-        if keep {
-            for (i, code) in codes.iter_mut().enumerate() {
-                let dropped = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]][(i / 4 * 7 + i / cols) % 6];
-                if dropped.contains(&(i % 4)) || i % 59 == 0 {
-                    *code = 0;
+    let mut case =
+        |name, element, scales: &[f32], zeros: Option<&[u8]>, minima: Option<&[f32]>, keep: bool| {
+            let mut codes = draws(name, rows * cols);
+            // No NaN.
+            codes.iter_mut().filter(|_| element == Element::E4M3).for_each(|c| *c &= 0xf7);
+            // The ends of the range beside each other, and with them the largest sums.
+            for (i, code) in codes.iter_mut().enumerate().take(2 * cols) {
+                *code = if i < cols { 0x80 } else { 0x7f };
+                if element == Element::E2M1 || element == Element::E4M3 {
+                    *code = if i < cols { 0xf6 } else { 0x77 };
+                }
+                if element == Element::Int4 {
+                    *code = if i < cols { 8 } else { 7 };
                 }
             }
-        }
-        let groups = Groups { size, scales, zeros, minima, global: Some(global) };
-        let packed = match keep {
-            true => Packed::kept(element, &codes, rows, cols, &groups).expect("a weight that is 2:4"),
-            false => Packed::dense(element, &codes, rows, cols, &groups),
+            if keep {
+                for (i, code) in codes.iter_mut().enumerate() {
+                    let dropped =
+                        [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]][(i / 4 * 7 + i / cols) % 6];
+                    if dropped.contains(&(i % 4)) || i % 59 == 0 {
+                        *code = 0;
+                    }
+                }
+            }
+            let groups = Groups { size, scales, zeros, minima, global: Some(global) };
+            let packed = match keep {
+                true => Packed::kept(element, &codes, rows, cols, &groups).expect("a weight that is 2:4"),
+                false => Packed::dense(element, &codes, rows, cols, &groups),
+            };
+            let value = |(i, &code): (usize, &u8)| {
+                let g = group(i);
+                let zero = zeros.map_or(0., |z| f32::from(z[g]));
+                (number(element, code) - zero) * scales[g] + minima.map_or(0., |m| m[g])
+            };
+            cases.push(Case { name, packed, values: codes.iter().enumerate().map(value).collect() });
         };
-        let value = |(i, &code): (usize, &u8)| {
-            let g = group(i);
-            let zero = zeros.map_or(0., |z| f32::from(z[g]));
-            (number(element, code) - zero) * scales[g] + minima.map_or(0., |m| m[g])
-        };
-        cases.push(Case { name, packed, values: codes.iter().enumerate().map(value).collect() });
-    };
     case("int8", Element::Int8, &f32s, None, None, false);
     case("uint8 with zero points", Element::Uint8, &f32s, Some(&zeros), None, false);
     case("int4", Element::Int4, &f16, None, None, false);
@@ -174,8 +177,10 @@ fn products_are_those_of_the_numbers() {
                         let rounded = rounded(x, arithmetic);
                         for (n, &y) in y.iter().enumerate() {
                             let w = &values[n * cols..][..cols];
-                            let dot = |x: &[f64]| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
-                            let size: f64 = w.iter().zip(&rounded).map(|(&w, x)| (f64::from(w) * x).abs()).sum();
+                            let dot =
+                                |x: &[f64]| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
+                            let size: f64 =
+                                w.iter().zip(&rounded).map(|(&w, x)| (f64::from(w) * x).abs()).sum();
                             let want = dot(&rounded);
                             let error = (f64::from(y) - want).abs();
                             assert!(
@@ -226,7 +231,10 @@ fn every_instruction_set_gives_the_same_bits() {
                     };
                     let want = run(levels[levels.len() - 1]);
                     for &level in &levels {
-                        assert!(run(level) == want, "{name} {rows}×{cols} m {m} {arithmetic:?}: {level:?} differs");
+                        assert!(
+                            run(level) == want,
+                            "{name} {rows}×{cols} m {m} {arithmetic:?}: {level:?} differs"
+                        );
                     }
                 }
             }
@@ -265,7 +273,8 @@ fn a_crew_gives_what_one_thread_gives() {
     activations.prepare(Arithmetic::Blocks);
     let run = |crew: &Crew<'_>| {
         let mut ys = vec![vec![f32::NAN; rows]; all.len()];
-        let mut products: Vec<_> = all.iter().zip(&mut ys).map(|(c, y)| (&c.packed, y.as_mut_slice())).collect();
+        let mut products: Vec<_> =
+            all.iter().zip(&mut ys).map(|(c, y)| (&c.packed, y.as_mut_slice())).collect();
         product(crew, &activations, &mut products);
         ys
     };

@@ -174,7 +174,8 @@ impl Packed {
             _ => code == 0,
         };
         let fits = |group: &[u8]| group.iter().filter(|&&code| !is_zero(code)).count() <= 2;
-        if !cols.is_multiple_of(4) || cols == 0 || !codes.par_chunks(cols).all(|row| row.chunks(4).all(fits)) {
+        if !cols.is_multiple_of(4) || cols == 0 || !codes.par_chunks(cols).all(|row| row.chunks(4).all(fits))
+        {
             return None;
         }
         let mut packed = Self::coded(kind, element, codes, rows, cols, groups);
@@ -208,7 +209,9 @@ impl Packed {
     /// When the slice does not have the length of its shape.
     pub fn f32(values: &[f32], rows: usize, cols: usize) -> Self {
         check_len("values", values.len(), rows * cols);
-        Self::plain(Kind::F32, rows, cols, |at, out: &mut [u8]| out.copy_from_slice(&values[at].to_le_bytes()))
+        Self::plain(Kind::F32, rows, cols, |at, out: &mut [u8]| {
+            out.copy_from_slice(&values[at].to_le_bytes())
+        })
     }
 
     /// A weight of the bits of half precision `[rows, cols]`.
@@ -217,7 +220,9 @@ impl Packed {
     /// As [`Packed::f32`].
     pub fn f16(values: &[u16], rows: usize, cols: usize) -> Self {
         check_len("values", values.len(), rows * cols);
-        Self::plain(Kind::F16, rows, cols, |at, out: &mut [u8]| out.copy_from_slice(&values[at].to_le_bytes()))
+        Self::plain(Kind::F16, rows, cols, |at, out: &mut [u8]| {
+            out.copy_from_slice(&values[at].to_le_bytes())
+        })
     }
 
     /// A weight of the bits of bfloat16 `[rows, cols]`.
@@ -226,7 +231,9 @@ impl Packed {
     /// As [`Packed::f32`].
     pub fn bf16(values: &[u16], rows: usize, cols: usize) -> Self {
         check_len("values", values.len(), rows * cols);
-        Self::plain(Kind::Bf16, rows, cols, |at, out: &mut [u8]| out.copy_from_slice(&values[at].to_le_bytes()))
+        Self::plain(Kind::Bf16, rows, cols, |at, out: &mut [u8]| {
+            out.copy_from_slice(&values[at].to_le_bytes())
+        })
     }
 
     fn plain(kind: Kind, rows: usize, cols: usize, put: impl Fn(usize, &mut [u8]) + Sync) -> Self {
@@ -272,7 +279,11 @@ impl Packed {
         check_len("codes", codes.len(), rows * cols);
         let mut packed = Self::empty(kind, rows, cols);
         let whole = groups.size >= cols;
-        assert!(whole || groups.size.is_multiple_of(SUMMED) && groups.size > 0, "packed: groups of {}", groups.size);
+        assert!(
+            whole || groups.size.is_multiple_of(SUMMED) && groups.size > 0,
+            "packed: groups of {}",
+            groups.size
+        );
         packed.group = if whole { packed.inputs() } else { groups.size };
         // What is behind the last input has no group of its own where groups are longer than the filling.
         packed.groups = packed.inputs().div_ceil(packed.group);

@@ -65,13 +65,7 @@ impl Simd for Array {
     }
 
     #[inline(always)]
-    fn expand_nibbles(
-        self,
-        kept: &[u8; 32],
-        mask: &[u8; 16],
-        table: &[u8; 16],
-        fill: u8,
-    ) -> [Bytes; 2] {
+    fn expand_nibbles(self, kept: &[u8; 32], mask: &[u8; 16], table: &[u8; 16], fill: u8) -> [Bytes; 2] {
         let (mut low, mut high) = ([0; 32], [0; 32]);
         for (i, &x) in kept.iter().enumerate() {
             low[i] = table[usize::from(x & 15)];

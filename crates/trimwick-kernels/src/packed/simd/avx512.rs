@@ -12,9 +12,7 @@ use super::{Loop, ROWS, Simd};
 pub(super) struct Avx512(());
 
 /// Runs a loop.
-#[target_feature(
-    enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2"
-)]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2")]
 pub(super) fn run<L: Loop>(work: L) -> L::Output {
     work.run(Avx512(()))
 }
@@ -95,6 +93,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn byte<const J: u32>(self, x: __m512i) -> __m512i {
         // SAFETY: self is a token, so the processor has the features.
-        unsafe { _mm512_and_si512(_mm512_srl_epi32(x, _mm_cvtsi32_si128(8 * J as i32)), _mm512_set1_epi32(0xff)) }
+        unsafe {
+            _mm512_and_si512(_mm512_srl_epi32(x, _mm_cvtsi32_si128(8 * J as i32)), _mm512_set1_epi32(0xff))
+        }
     }
 }

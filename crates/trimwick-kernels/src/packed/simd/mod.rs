@@ -36,13 +36,7 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// Two bytes of each row put at the set bits of its four, `fill` at the others.
     fn expand(self, kept: &[u8; 32], mask: &[u8; 8], fill: u8) -> Self::B;
     /// The same of the low and of the high halves, looked up.
-    fn expand_nibbles(
-        self,
-        kept: &[u8; 32],
-        mask: &[u8; 16],
-        table: &[u8; 16],
-        fill: u8,
-    ) -> [Self::B; 2];
+    fn expand_nibbles(self, kept: &[u8; 32], mask: &[u8; 16], table: &[u8; 16], fill: u8) -> [Self::B; 2];
 
     fn splat_int(self, x: i32) -> Self::I;
     /// acc + Σ of the products of four unsigned bytes of `w` and four signed ones of `x`, wrapping around.
