@@ -7,8 +7,8 @@
 //! |---|---|---|
 //! | [`Bytes`] | 128 | the first quad, the second quad |
 //! | [`Nibbles`] | 64 | the first quad in the low halves, the second in the high ones |
-//! | [`Kept`] bytes | 80 | 32 and 32 bytes, two for each row, and 8 + 8 of places |
-//! | [`Kept`] nibbles | 48 | 32 bytes, the first quad's two of each row in the low halves, and 8 + 8 of places |
+//! | [`KeptBytes`] | 80 | 32 and 32 bytes, two for each row, and 8 + 8 of places |
+//! | [`KeptNibbles`] | 48 | 32 bytes, the first quad's two of each row in the low halves, and 8 + 8 of places |
 //!
 //! Places are a nibble for each row, low first: bit j is set where input j of the quad is kept, two of the four: as
 //! long as two indices of two bits, and what spreads bytes over a register.

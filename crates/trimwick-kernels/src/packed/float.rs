@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::elements::Elements;
+use super::elements::{Bytes, Elements};
 use super::out::Out;
 use super::simd::{Loop, ROWS, Simd};
 use super::weight::{Packed, Shift, UNIT};
@@ -24,38 +24,42 @@ pub(super) struct Fp8;
 #[derive(Clone, Copy)]
 pub(super) struct Plain<const BYTES: usize, const BF16: bool>;
 
-/// All of a row's bytes as integers.
-macro_rules! eight {
-    ($simd:ident, $quads:expr, $x:ident => $value:expr) => {{
-        let [a, b] = $quads;
-        [
-            eight!(@ $simd.byte::<0>(a), $x => $value),
-            eight!(@ $simd.byte::<1>(a), $x => $value),
-            eight!(@ $simd.byte::<2>(a), $x => $value),
-            eight!(@ $simd.byte::<3>(a), $x => $value),
-            eight!(@ $simd.byte::<0>(b), $x => $value),
-            eight!(@ $simd.byte::<1>(b), $x => $value),
-            eight!(@ $simd.byte::<2>(b), $x => $value),
-            eight!(@ $simd.byte::<3>(b), $x => $value),
-        ]
-    }};
-    (@ $byte:expr, $x:ident => $value:expr) => {{
-        let $x = $byte;
-        $value
-    }};
-}
-
 impl<E: Elements> Floats for Coded<E> {
     #[inline(always)]
     fn unit<S: Simd>(self, simd: S, unit: &[u8], zero: S::F) -> [S::F; UNIT] {
-        eight!(simd, self.0.unit(simd, unit), x => simd.sub(simd.convert(x), zero))
+        let [a, b] = self.0.unit(simd, unit);
+        let bytes = [
+            simd.byte::<0>(a),
+            simd.byte::<1>(a),
+            simd.byte::<2>(a),
+            simd.byte::<3>(a),
+            simd.byte::<0>(b),
+            simd.byte::<1>(b),
+            simd.byte::<2>(b),
+            simd.byte::<3>(b),
+        ];
+        let mut out = [zero; UNIT];
+        for (out, byte) in out.iter_mut().zip(bytes) {
+            *out = simd.sub(simd.convert(byte), zero);
+        }
+        out
     }
 }
 
 impl Floats for Fp8 {
     #[inline(always)]
     fn unit<S: Simd>(self, simd: S, unit: &[u8], _zero: S::F) -> [S::F; UNIT] {
-        eight!(simd, super::elements::Bytes.unit(simd, unit), x => simd.e4m3(x))
+        let [a, b] = Bytes.unit(simd, unit);
+        [
+            simd.fp8::<0>(a),
+            simd.fp8::<1>(a),
+            simd.fp8::<2>(a),
+            simd.fp8::<3>(a),
+            simd.fp8::<0>(b),
+            simd.fp8::<1>(b),
+            simd.fp8::<2>(b),
+            simd.fp8::<3>(b),
+        ]
     }
 }
 
@@ -117,14 +121,14 @@ impl<W: Floats> Loop for Single<'_, W> {
             for group in 0..weight.groups {
                 let at = panel * weight.groups + group;
                 let zero = zero(weight, simd, at);
-                let (mut inner, mut sum) = (simd.splat(0.), 0f32);
+                let mut inner = simd.splat(0.);
+                let from = group * weight.group;
                 for _ in 0..weight.group / UNIT {
                     let (Some(unit), Some(x)) = (units.next(), inputs.next()) else { break };
                     let w = self.floats.unit(simd, unit, zero);
                     let mut p = [simd.splat(0.); UNIT];
                     for j in 0..UNIT {
                         p[j] = simd.mul(w[j], simd.splat(x[j]));
-                        sum += x[j];
                     }
                     let a = simd.add(simd.add(p[0], p[1]), simd.add(p[2], p[3]));
                     let b = simd.add(simd.add(p[4], p[5]), simd.add(p[6], p[7]));
@@ -132,6 +136,8 @@ impl<W: Floats> Loop for Single<'_, W> {
                 }
                 inner = simd.mul(inner, scale(weight, simd, at));
                 if let Shift::Minima(minima) = &weight.shift {
+                    let x = &self.x[from..(from + weight.group).min(self.x.len())];
+                    let sum: f32 = x.iter().sum();
                     inner = simd.add(inner, simd.mul(minima.at(simd, at), simd.splat(sum)));
                 }
                 total = simd.add(total, inner);

@@ -7,7 +7,7 @@ pub(super) const BLOCK: usize = 32;
 /// Inputs whose codes are summed for the correction of unsigned weights.
 pub(super) const SUMMED: usize = 16;
 /// Rows that are multiplied together, the most and less.
-const TOGETHER: [usize; 4] = [8, 4, 2, 1];
+const TOGETHER: [usize; 3] = [8, 4, 1];
 
 /// How activations enter a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -179,7 +179,7 @@ mod tests {
     fn rows_are_cut_into_the_largest_pieces() {
         let cut = |m| together(m).collect::<Vec<_>>();
         assert_eq!(cut(1), [(0, 1)]);
-        assert_eq!(cut(15), [(0, 8), (8, 4), (12, 2), (14, 1)]);
+        assert_eq!(cut(15), [(0, 8), (8, 4), (12, 1), (13, 1), (14, 1)]);
         assert_eq!(cut(16), [(0, 8), (8, 8)]);
         assert!(cut(0).is_empty());
     }

@@ -36,7 +36,6 @@ impl<E: Elements> Loop for Integer<'_, E> {
                 match size {
                     8 => self.rows::<S, 8>(simd, panel, first),
                     4 => self.rows::<S, 4>(simd, panel, first),
-                    2 => self.rows::<S, 2>(simd, panel, first),
                     _ => self.rows::<S, 1>(simd, panel, first),
                 }
             }

@@ -36,8 +36,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Packed> {
         let coded = self.from.coded(name)?;
-        // Plain f32 of a plain file is what it is.
-        self.floats += usize::from(matches!(coded, Coded::F32(_)) && self.from.is_packed());
+        self.floats += usize::from(matches!(coded, Coded::Decoded(_)));
         let packed = coded.pack(rows, cols).with_arithmetic(self.options.arithmetic);
         if !self.options.as_f32 {
             return Ok(packed);
@@ -54,7 +53,7 @@ impl Loader<'_> {
             out
         };
         Ok(match self.from.coded(name)? {
-            Coded::F32(values) => values,
+            Coded::F32(values) | Coded::Decoded(values) => values,
             Coded::F16(values) => at_most(values, Packed::f16),
             Coded::Bf16(values) => at_most(values, Packed::bf16),
             Coded::Codes(_) => {

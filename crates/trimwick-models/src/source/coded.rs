@@ -13,8 +13,10 @@ pub(crate) enum Coded {
     F16(Vec<u16>),
     /// The bits of bfloat16.
     Bf16(Vec<u16>),
-    /// Anything else, as its values.
+    /// Plain floats of 32 bits.
     F32(Vec<f32>),
+    /// The values of what is stored in a form that products do not take.
+    Decoded(Vec<f32>),
 }
 
 /// Codes `[rows, cols]`, one to a byte, with what turns them into numbers.
@@ -70,7 +72,7 @@ impl Coded {
             Self::Codes(codes) => codes.fault(),
             Self::F16(values) => bits(values, 0x7c00),
             Self::Bf16(values) => bits(values, 0x7f80),
-            Self::F32(values) => {
+            Self::F32(values) | Self::Decoded(values) => {
                 let bad = values.iter().position(|v| !v.is_finite());
                 bad.map(|at| format!("{} at element {at}", values[at]))
             }
@@ -94,7 +96,7 @@ impl Coded {
             }
             Self::F16(values) => Packed::f16(&values, rows, cols),
             Self::Bf16(values) => Packed::bf16(&values, rows, cols),
-            Self::F32(values) => Packed::f32(&values, rows, cols),
+            Self::F32(values) | Self::Decoded(values) => Packed::f32(&values, rows, cols),
         }
     }
 }

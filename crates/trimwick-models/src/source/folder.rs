@@ -144,13 +144,17 @@ fn describe(info: &TensorInfo) -> (Vec<usize>, Option<String>) {
     (info.shape.clone(), (!float).then(|| format!("{:?}", info.dtype)))
 }
 
-/// Floats of 16 bits as they are.
-fn halves(dtype: Option<Dtype>, bytes: impl Fn() -> Result<Vec<u8>>) -> Result<Option<Coded>> {
-    Ok(match dtype {
-        Some(Dtype::F16) => Some(Coded::F16(words(&bytes()?))),
-        Some(Dtype::BF16) => Some(Coded::Bf16(words(&bytes()?))),
-        _ => None,
-    })
+/// Floats of 16 bits as they are, and others as f32.
+fn plain(
+    dtype: Option<Dtype>,
+    bytes: impl Fn() -> Result<Vec<u8>>,
+    values: impl Fn() -> Result<Vec<f32>>,
+) -> Result<Option<Coded>> {
+    Ok(Some(match dtype {
+        Some(Dtype::F16) => Coded::F16(words(&bytes()?)),
+        Some(Dtype::BF16) => Coded::Bf16(words(&bytes()?)),
+        _ => Coded::F32(values()?),
+    }))
 }
 
 /// Little-endian words of 16 bits.
@@ -173,7 +177,7 @@ impl Stored for ModelFolder {
 
     fn coded(&self, name: &str) -> Result<Option<Coded>> {
         let dtype = ModelFolder::info(self, name).map(|info| info.dtype);
-        halves(dtype, || Ok(self.read_raw(name)?))
+        plain(dtype, || Ok(self.read_raw(name)?), || Ok(self.read_f32(name)?))
     }
 
     fn is_packed(&self) -> bool {
@@ -197,7 +201,7 @@ impl Stored for SafetensorsFile {
 
     fn coded(&self, name: &str) -> Result<Option<Coded>> {
         let dtype = self.tensors().get(name).map(|info| info.dtype);
-        halves(dtype, || Ok(self.read_raw(name)?))
+        plain(dtype, || Ok(self.read_raw(name)?), || Ok(self.read_f32(name)?))
     }
 
     fn is_packed(&self) -> bool {

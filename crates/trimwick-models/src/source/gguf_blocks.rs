@@ -7,6 +7,7 @@ use trimwick_kernels::packed::Element;
 use super::coded::{Coded, Codes};
 use super::folder::words;
 use super::gguf::GgufWeights;
+use super::weights::Stored;
 use crate::error::Result;
 use crate::names::{hf_to_gguf, unpermute_rows};
 
@@ -15,7 +16,11 @@ impl GgufWeights {
     pub(super) fn blocks(&self, name: &str) -> Result<Option<Coded>> {
         let stored = hf_to_gguf(name).unwrap_or_default();
         let info = self.file.tensor(&stored)?;
-        let [rows, cols] = info.shape[..] else { return Ok(None) };
+        let (rows, cols) = match (info.dtype, &info.shape[..]) {
+            (GgmlType::F32, _) => return Ok(Some(Coded::F32(self.read_f32(name)?))),
+            (_, &[rows, cols]) => (rows, cols),
+            _ => return Ok(None),
+        };
         let heads = self.heads(name);
         let raw = || Ok::<_, crate::Error>(self.file.read_raw(&stored)?);
         let halves = |bytes: Vec<u8>| match heads {

@@ -22,7 +22,7 @@ pub(super) trait Stored: Send + Sync {
     /// All values.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
 
-    /// Codes or narrow floats as they are stored, where products take them so.
+    /// Codes or floats as they are stored, where products take them so.
     fn coded(&self, name: &str) -> Result<Option<Coded>>;
 
     /// Whether any weight is of codes.
@@ -45,7 +45,7 @@ impl<S: Stored> CodedSource for Weights<S> {
         }
         let coded = match self.stored.coded(name)? {
             Some(coded) => coded,
-            None => Coded::F32(self.stored.read_f32(name)?),
+            None => Coded::Decoded(self.stored.read_f32(name)?),
         };
         match coded.fault() {
             Some(found) => Err(Error::weights(&self.origin, name, "finite values", found)),

@@ -117,8 +117,15 @@ impl Simd for Array {
     fn e4m3(self, x: Ints) -> Floats {
         // The exponent's bias is 120 less than that of f32; subnormals come out right by the multiplication.
         let shift = f32::from_bits((120 + 127) << 23);
+        lanes!(i => f32::from_bits((x[i] as u32) << 20) * shift)
+    }
+
+    #[inline(always)]
+    fn fp8<const J: u32>(self, x: Bytes) -> Floats {
+        let x = x.as_chunks::<4>().0;
+        let shift = f32::from_bits((120 + 127) << 23);
         lanes!(i => {
-            let code = x[i] as u32;
+            let code = u32::from(x[i][J as usize]);
             f32::from_bits((code & 0x7f) << 20 | (code & 0x80) << 24) * shift
         })
     }

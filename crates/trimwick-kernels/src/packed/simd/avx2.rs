@@ -114,11 +114,7 @@ impl Simd for Avx2 {
         convert(x: Bytes) -> Floats = both!(i => _mm256_cvtepi32_ps(x[i]));
         e4m3(x: Bytes) -> Floats = {
             let shift = _mm256_castsi256_ps(_mm256_set1_epi32((120 + 127) << 23));
-            both!(i => {
-                let magnitude = _mm256_slli_epi32::<20>(_mm256_and_si256(x[i], _mm256_set1_epi32(0x7f)));
-                let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(x[i], _mm256_set1_epi32(0x80)));
-                _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(magnitude, sign)), shift)
-            })
+            both!(i => _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32::<20>(x[i])), shift))
         };
         e8m0(x: Bytes) -> Floats = {
             let least = _mm256_set1_epi32(1 << 22);
@@ -146,6 +142,21 @@ impl Simd for Avx2 {
             _mm256_storeu_ps(y.as_mut_ptr(), x[0]);
             _mm256_storeu_ps(y.as_mut_ptr().add(8), x[1]);
         };
+    }
+
+    #[inline(always)]
+    fn fp8<const J: u32>(self, x: Bytes) -> Floats {
+        // SAFETY: self is a token, so the processor has the features.
+        unsafe {
+            // The byte on top; then its sign above, and its magnitude four bits lower, where f32 has exponents.
+            let by = _mm_cvtsi32_si128(24 - 8 * J as i32);
+            let kept = _mm256_set1_epi32(0x87f0_0000_u32 as i32);
+            let shift = _mm256_castsi256_ps(_mm256_set1_epi32((120 + 127) << 23));
+            both!(i => {
+                let bits = _mm256_and_si256(_mm256_srai_epi32::<4>(_mm256_sll_epi32(x[i], by)), kept);
+                _mm256_mul_ps(_mm256_castsi256_ps(bits), shift)
+            })
+        }
     }
 
     #[inline(always)]

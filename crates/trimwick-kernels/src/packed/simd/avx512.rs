@@ -68,10 +68,8 @@ impl Simd for Avx512 {
         widen(x: &[u8; 16]) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
         convert(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
         e4m3(x: __m512i) -> __m512 = {
-            let magnitude = _mm512_slli_epi32::<20>(_mm512_and_si512(x, _mm512_set1_epi32(0x7f)));
-            let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(x, _mm512_set1_epi32(0x80)));
             let shift = _mm512_castsi512_ps(_mm512_set1_epi32((120 + 127) << 23));
-            _mm512_mul_ps(_mm512_castsi512_ps(_mm512_or_si512(magnitude, sign)), shift)
+            _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32::<20>(x)), shift)
         };
         e8m0(x: __m512i) -> __m512 = {
             let bits = _mm512_slli_epi32::<23>(x);
@@ -88,6 +86,19 @@ impl Simd for Avx512 {
         sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         store(x: __m512, y: &mut [f32; ROWS]) -> () = _mm512_storeu_ps(y.as_mut_ptr(), x);
+    }
+
+    #[inline(always)]
+    fn fp8<const J: u32>(self, x: __m512i) -> __m512 {
+        // SAFETY: self is a token, so the processor has the features.
+        unsafe {
+            // The byte on top; then its sign above, and its magnitude four bits lower, where f32 has exponents.
+            let top = _mm512_sll_epi32(x, _mm_cvtsi32_si128(24 - 8 * J as i32));
+            let kept = _mm512_set1_epi32(0x87f0_0000_u32 as i32);
+            let bits = _mm512_and_si512(_mm512_srai_epi32::<4>(top), kept);
+            let shift = _mm512_castsi512_ps(_mm512_set1_epi32((120 + 127) << 23));
+            _mm512_mul_ps(_mm512_castsi512_ps(bits), shift)
+        }
     }
 
     #[inline(always)]

@@ -49,8 +49,10 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn widen(self, x: &[u8; 16]) -> Self::I;
 
     fn convert(self, x: Self::I) -> Self::F;
-    /// The E4M3 numbers of the low bytes; NaN's codes are ±480.
+    /// The E4M3 numbers of codes without a sign; NaN's is 480.
     fn e4m3(self, x: Self::I) -> Self::F;
+    /// The E4M3 numbers of byte J of each row; NaN's codes are ±480.
+    fn fp8<const J: u32>(self, x: Self::B) -> Self::F;
     /// 2^(x − 127).
     fn e8m0(self, x: Self::I) -> Self::F;
     fn f32(self, x: &[u8; 64]) -> Self::F;
