@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use trimwick_models::KvFormat;
 
 use crate::error::EXIT_CODES;
 
@@ -32,6 +33,9 @@ pub(crate) enum Verb {
     /// Measure the perplexity of a model on texts.
     #[command(after_help = EXIT_CODES)]
     Eval(EvalArgs),
+    /// Time prompts and generation of one model or several, beside what the memory of the machine allows.
+    #[command(after_help = EXIT_CODES)]
+    Bench(BenchArgs),
     /// Continue a prompt.
     #[command(after_help = EXIT_CODES)]
     Generate(GenerateArgs),
@@ -140,6 +144,55 @@ pub(crate) struct GenerateArgs {
     /// Selects the random numbers: the same seed gives the same text.
     #[arg(long, value_name = "S", default_value_t = 42)]
     pub(crate) seed: u64,
+    /// How keys and values of the past are kept.
+    #[arg(long, value_enum, default_value_t = Kv::F16)]
+    pub(crate) kv: Kv,
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kv {
+    /// As they are.
+    F32,
+    /// Half precision.
+    F16,
+    /// int8 with a scale for each position and head.
+    Int8,
+}
+
+impl Kv {
+    pub(crate) fn format(self) -> KvFormat {
+        match self {
+            Self::F32 => KvFormat::F32,
+            Self::F16 => KvFormat::F16,
+            Self::Int8 => KvFormat::Int8,
+        }
+    }
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[arg(value_name = "MODEL", num_args = 1.., required = true, help = MODEL)]
+    pub(crate) models: Vec<String>,
+    /// Measure the first model with its weights decoded to f32 too.
+    #[arg(long)]
+    pub(crate) f32: bool,
+    /// Tokens of the prompt.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<2>)]
+    pub(crate) prompt: usize,
+    /// Tokens to generate behind it.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least::<1>)]
+    pub(crate) tokens: usize,
+    /// Rounds, in each of which every model has a turn; the best of each counts.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least::<1>)]
+    pub(crate) rounds: usize,
+    /// How keys and values of the past are kept.
+    #[arg(long, value_enum, default_value_t = Kv::F16)]
+    pub(crate) kv: Kv,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `inspect`.

@@ -57,6 +57,17 @@ pub(crate) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+/// AVX-512 with products of bytes and with bytes spread by a mask: Ice Lake, Zen 4 and later.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn has_vnni() -> bool {
+    has_avx512()
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
+}
+
 /// Defines a function that runs with the widest vectors of the processor.
 macro_rules! wide {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$T:ident: $bound:ident>)? ($($arg:ident: $ty:ty),* $(,)?)

@@ -67,6 +67,7 @@ mod math;
 mod nf4;
 mod norm;
 pub mod obs;
+pub mod packed;
 mod permute;
 pub mod quant;
 mod real;

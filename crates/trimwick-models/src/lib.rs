@@ -13,6 +13,9 @@
 //! sources, each into a store of its own: for models that are larger than memory. Its pieces are those of the whole
 //! [`Llama`], names and bits alike.
 //!
+//! **Packed.** A [`PackedLlama`] computes from the codes of a quantized file, without a copy of its weights in floats:
+//! what generates and measures.
+//!
 //! **Checked before it is believed.** A configuration is held to limits under which no product of sizes can overflow,
 //! and every key that would change the computation is honoured or refused by name. The name, shape and type of each tensor
 //! are compared with the configuration before the first weight is read, in both directions: a missing bias is as wrong as
@@ -50,6 +53,7 @@ mod error;
 mod gguf_bytes;
 mod llama;
 mod names;
+mod packed;
 mod sampling;
 pub mod source;
 mod streamed;
@@ -61,8 +65,10 @@ pub use config::{Arch, LlamaConfig, MAX_VOCAB};
 pub use error::{Error, Result};
 pub use llama::Llama;
 pub use names::{gguf_to_hf, hf_to_gguf, permute_rows, permuted_heads, unpermute_rows};
+pub use packed::{PackedCache, PackedLlama, PackedOptions};
 pub use sampling::{Sampler, SamplingOptions};
 pub use source::{ModelFiles, ModelSource, OpenOptions};
 pub use streamed::StreamedLlama;
 pub use tokenizer::{DecodeStream, Tokenizer};
+pub use trimwick_kernels::packed::{Arithmetic, KvFormat};
 pub use trimwick_nn::RopeScaling;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Error, Result};
 use serde_json::json;
-use trimwick_models::{ModelFiles, ModelSource, Tokenizer};
+use trimwick_models::{Arithmetic, ModelFiles, ModelSource, PackedLlama, PackedOptions, Tokenizer};
 use trimwick_train::{BoxError, EvaluateOptions, Evaluation, TextFormat, TextSource, Windows, evaluate};
 
 use super::print;
@@ -31,7 +31,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
     let tokenizer = files.require_tokenizer()?;
     let windows = windows(&text, tokenizer, files.config.vocab_size, context, args.tokens)?;
     // A window's last token is only a target, so that a window may have one more than the model has positions.
-    let (store, model) = model::load(&files, context.min(files.config.max_position_embeddings))?;
+    let positions = context.min(files.config.max_position_embeddings);
 
     let begun = Instant::now();
     let mut meter = Meter::new("measuring");
@@ -41,10 +41,43 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
         let left = seconds / done as f64 * (total - done) as f64;
         meter.at(done as u64, total as u64, &facts, Some(left));
     };
-    let measured = evaluate(&model, store.device(), &windows, EvaluateOptions::default(), &mut progress)?;
+    let measured = match files.is_packed() {
+        true => packed(&files, positions, &windows, &mut progress)?,
+        false => {
+            let (store, model) = model::load(&files, positions)?;
+            evaluate(&model, store.device(), &windows, EvaluateOptions::default(), &mut progress)?
+        }
+    };
     drop(meter);
     show(args, &files, &measured, begun.elapsed().as_secs_f64())?;
     Ok(DONE)
+}
+
+/// The measure of [`evaluate`], from packed weights; activations are not rounded.
+fn packed(
+    files: &ModelFiles,
+    positions: usize,
+    windows: &Windows,
+    progress: &mut dyn FnMut(usize, usize, f64),
+) -> Result<Evaluation> {
+    let options =
+        PackedOptions { arithmetic: Arithmetic::Float, context: Some(positions), ..PackedOptions::default() };
+    let model = PackedLlama::load(files, options)?;
+    let (mut sum, mut scored, mut window_losses) = (0., 0, Vec::with_capacity(windows.len()));
+    for (i, window) in (0..windows.len()).filter_map(|i| Some((i, windows.window(i)?))) {
+        let losses = model.losses(window)?;
+        let loss: f64 = losses.iter().sum();
+        if !loss.is_finite() {
+            return Err(trimwick_train::Error::Broken { window: i, value: loss }.into());
+        }
+        sum += loss;
+        scored += losses.len();
+        window_losses.push(loss / losses.len() as f64);
+        progress(i + 1, windows.len(), sum / scored as f64);
+    }
+    let (loss, context) = (sum / scored as f64, windows.context());
+    let tokens = windows.len() * context;
+    Ok(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses })
 }
 
 fn show(args: &EvalArgs, files: &ModelFiles, measured: &Evaluation, seconds: f64) -> Result<()> {

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
-use trimwick_models::{Llama, LlamaConfig, ModelSource, Sampler, SamplingOptions, Tokenizer};
-use trimwick_nn::KvCache;
+use trimwick_models::{
+    LlamaConfig, ModelSource, PackedLlama, PackedOptions, Sampler, SamplingOptions, Tokenizer,
+};
 
 use crate::args::GenerateArgs;
 use crate::error::{DONE, bad_input};
@@ -31,14 +31,15 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<u8> {
     // The last token that is drawn is never fed back.
     let context =
         longest.min(prompt.len().saturating_add(args.max_tokens).saturating_sub(1)).max(prompt.len());
-    let (_store, model) = model::load(&files, context)?;
+    let options = PackedOptions { context: Some(context), ..PackedOptions::default() };
+    let model = PackedLlama::load(&files, options)?;
 
     let mut out = Printer::new(tokenizer, &prompt)?;
-    let mut caches = model.new_caches();
+    let mut cache = model.new_cache(args.kv.format());
     let begun = Instant::now();
     let (mut next, mut made) = (prompt.clone(), 0);
     let ended = loop {
-        let token = sampler.sample(&logits(&model, &next, &mut caches)?)?;
+        let token = sampler.sample(model.forward(&next, &mut cache)?)?;
         if tokenizer.eos_ids().contains(&token) {
             break "the model ended the text".to_string();
         }
@@ -82,12 +83,6 @@ fn prompt(text: &str, tokenizer: &Tokenizer, config: &LlamaConfig) -> Result<Vec
         return Err(bad_input("--prompt", expected, format!("token {id}, which has no embedding")));
     }
     Ok(ids)
-}
-
-/// Logits of the token after `ids`, which follow what the caches hold.
-fn logits(model: &Llama, ids: &[u32], caches: &mut [KvCache]) -> Result<Vec<f32>> {
-    let ids = Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?;
-    Ok(model.forward_cached(&ids, caches)?.flatten_all()?.to_vec1()?)
 }
 
 /// Standard output, text by text.

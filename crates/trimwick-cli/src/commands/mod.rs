@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+mod bench;
 mod check;
 mod eval;
 mod generate;
@@ -27,6 +28,7 @@ pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
         Verb::Run(args) => run::run(args),
         Verb::Check(args) => check::check(args),
         Verb::Eval(args) => eval::eval(args),
+        Verb::Bench(args) => bench::bench(args),
         Verb::Generate(args) => generate::generate(args),
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Quantize(args) => quantize::quantize(args),

@@ -13,6 +13,7 @@ fn every_verb_explains_itself_and_the_exit_codes() {
         &["check"],
         &["eval"],
         &["generate"],
+        &["bench"],
         &["inspect"],
         &["quantize"],
         &["verify"],
@@ -39,7 +40,8 @@ fn arguments_are_all_in_the_help() {
             "eval",
             &["<MODEL>", "--text <FILE>", "--context", "--tokens", "--format", "--field", "--separator"],
         ),
-        ("generate", &["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed"]),
+        ("generate", &["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed", "--kv"]),
+        ("bench", &["<MODEL>", "--f32", "--prompt", "--tokens", "--rounds", "--kv", "--json"]),
         ("inspect", &["<PATH>", "--zeros", "--json"]),
         (
             "quantize",

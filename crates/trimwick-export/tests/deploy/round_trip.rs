@@ -2,7 +2,10 @@
 
 use trimwick_export::{Dense, Target, verify};
 
-use crate::support::{LAYERS_OF_TRAINED, builtin, export, logits, name, open, options, trained};
+use crate::support::{
+    LAYERS_OF_TRAINED, assert_packed, builtin, export, logits, name, open, options, packed, packed_builtin,
+    packed_in_blocks, trained,
+};
 
 const CT: Target = Target::CompressedTensors;
 const MO: Target = Target::ModelOpt;
@@ -53,6 +56,16 @@ fn every_target_computes_what_was_trained() {
             );
             let read = open(&out);
             assert_eq!(logits(&read), expected, "{scheme} as {target}");
+            let case = format!("{scheme} as {target}, packed");
+            let held = packed(&out);
+            assert_packed(&case, &held, &expected, 2e-5);
+            // What no packed form holds: E5M2, FP6, and zeros in FP8.
+            let floats =
+                if scheme.contains("e5m2") || scheme.contains("fp6") { 7 * LAYERS_OF_TRAINED } else { 0 };
+            assert_eq!(held.floats(), floats, "{case}");
+            let sparse = pruned && floats == 0 && !scheme.contains("fp8");
+            assert_eq!(held.sparse_layers(), if sparse { 7 * LAYERS_OF_TRAINED } else { 0 }, "{case}");
+            assert_packed(&format!("{case}, in blocks"), &packed_in_blocks(&out), &expected, 0.03);
             assert_eq!(verify(&out, None).unwrap().parameters, found.parameters);
             if out.is_dir() {
                 std::fs::remove_dir_all(&out).unwrap();
@@ -117,6 +130,7 @@ fn inputs_keys_and_values_leave_their_scales() {
 fn plain_floats_keep_their_zeros_and_shards_their_tensors() {
     let dir = tempfile::tempdir().unwrap();
     let model = builtin();
+    assert_packed("built-in", &packed_builtin(), &logits(&model), 2e-5);
     let layers = model.store.layers().select(crate::support::LAYERS).unwrap();
     trimwick_sparse::prune(&layers, trimwick_sparse::Pattern::TWO_FOUR, &trimwick_sparse::Magnitude).unwrap();
     let expected = logits(&model);

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use trimwick_export::{Dense, DeployOptions, Deployed, Result, Target, Trained, deploy};
 use trimwick_models::source::{self, ModelFiles, ModelSource, OpenOptions};
-use trimwick_models::{Llama, LlamaConfig, Tokenizer};
+use trimwick_models::{Arithmetic, KvFormat, Llama, LlamaConfig, PackedLlama, PackedOptions, Tokenizer};
 use trimwick_nn::{CausalLm, ParamStore};
 use trimwick_quant::{Scheme, attach, calibrate_all, share_fused};
 use trimwick_sparse::{Magnitude, Pattern, prune};
@@ -31,15 +31,62 @@ fn of(files: ModelFiles) -> Model {
 }
 
 pub fn open(path: &Path) -> Model {
-    let source = match path.is_dir() {
-        true => ModelSource::Folder(path.into()),
-        false => ModelSource::Gguf(path.into()),
-    };
-    of(source::open(&source, &OpenOptions::default()).unwrap())
+    of(files(path))
 }
 
 fn builtin_files() -> ModelFiles {
     source::open(&ModelSource::Builtin("tiny-llama".into()), &OpenOptions::default()).unwrap()
+}
+
+fn files(path: &Path) -> ModelFiles {
+    let source = match path.is_dir() {
+        true => ModelSource::Folder(path.into()),
+        false => ModelSource::Gguf(path.into()),
+    };
+    source::open(&source, &OpenOptions::default()).unwrap()
+}
+
+/// An export as a model that computes from its packed weights, without rounding activations.
+pub fn packed(path: &Path) -> PackedLlama {
+    packed_of(&files(path), Arithmetic::Float)
+}
+
+/// The built-in model in the same way.
+pub fn packed_builtin() -> PackedLlama {
+    packed_of(&builtin_files(), Arithmetic::Float)
+}
+
+fn packed_of(files: &ModelFiles, arithmetic: Arithmetic) -> PackedLlama {
+    let options = PackedOptions { arithmetic, context: Some(64), ..PackedOptions::default() };
+    PackedLlama::load(files, options).unwrap()
+}
+
+/// An export that rounds activations in blocks of 32.
+pub fn packed_in_blocks(path: &Path) -> PackedLlama {
+    packed_of(&files(path), Arithmetic::Blocks)
+}
+
+/// Fails unless a packed model has these logits (by their bits) on the fixed text: of the whole, and of the last token
+/// after a cached prefix. `tolerance` is of the largest logit.
+pub fn assert_packed(case: &str, model: &PackedLlama, expected: &[u32], tolerance: f32) {
+    let expected: Vec<f32> = expected.iter().map(|&bits| f32::from_bits(bits)).collect();
+    let largest = expected.iter().fold(0f32, |a, x| a.max(x.abs()));
+    let close = |what: &str, got: &[f32], want: &[f32]| {
+        assert_eq!(got.len(), want.len(), "{case}: {what}");
+        let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(worst <= tolerance * largest, "{case}: {what} differs by {worst} of {largest}");
+    };
+    let ids: Vec<u32> = ids().flatten_all().unwrap().to_vec1().unwrap();
+    close("the whole text", &model.forward_all(&ids).unwrap(), &expected);
+    let vocab = model.config().vocab_size;
+    let mut cache = model.new_cache(KvFormat::F32);
+    model.forward(&ids[..40], &mut cache).unwrap();
+    for (i, &id) in ids.iter().enumerate().skip(40) {
+        let got = model.forward(&[id], &mut cache).unwrap();
+        close("a token after its past", got, &expected[i * vocab..(i + 1) * vocab]);
+    }
+    let losses = model.losses(&ids).unwrap();
+    assert!(losses.len() == 47 && losses.iter().all(|loss| loss.is_finite()), "{case}");
 }
 
 /// The built-in model, whose weights are of bf16.

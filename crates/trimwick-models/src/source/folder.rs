@@ -8,6 +8,7 @@ use trimwick_formats::folder::ModelFolder;
 use trimwick_formats::safetensors::{Dtype, SafetensorsFile, TensorInfo};
 
 use super::ModelFiles;
+use super::coded::Coded;
 use super::packed::{Method, PackedFolder};
 use super::parse::{listing, no_such_folder};
 use super::weights::{Stored, Weights};
@@ -97,10 +98,11 @@ impl Parts {
             }
             None => None,
         };
-        let weights = Weights::new(weights()?, &config, origin.clone(), &mut notes)?;
+        let weights = Arc::new(Weights::new(weights()?, &config, origin.clone(), &mut notes)?);
         Ok(ModelFiles {
             config,
-            weights: Arc::new(weights),
+            weights: weights.clone(),
+            coded: weights,
             tokenizer,
             origin,
             path: None,
@@ -142,6 +144,24 @@ fn describe(info: &TensorInfo) -> (Vec<usize>, Option<String>) {
     (info.shape.clone(), (!float).then(|| format!("{:?}", info.dtype)))
 }
 
+/// Floats of 16 bits as they are, and others as f32.
+fn plain(
+    dtype: Option<Dtype>,
+    bytes: impl Fn() -> Result<Vec<u8>>,
+    values: impl Fn() -> Result<Vec<f32>>,
+) -> Result<Option<Coded>> {
+    Ok(Some(match dtype {
+        Some(Dtype::F16) => Coded::F16(words(&bytes()?)),
+        Some(Dtype::BF16) => Coded::Bf16(words(&bytes()?)),
+        _ => Coded::F32(values()?),
+    }))
+}
+
+/// Little-endian words of 16 bits.
+pub(super) fn words(bytes: &[u8]) -> Vec<u16> {
+    bytes.as_chunks().0.iter().map(|word| u16::from_le_bytes(*word)).collect()
+}
+
 impl Stored for ModelFolder {
     fn names(&self) -> Vec<String> {
         ModelFolder::names(self).map(str::to_string).collect()
@@ -153,6 +173,15 @@ impl Stored for ModelFolder {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         Ok(ModelFolder::read_f32(self, name)?)
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Coded>> {
+        let dtype = ModelFolder::info(self, name).map(|info| info.dtype);
+        plain(dtype, || Ok(self.read_raw(name)?), || Ok(self.read_f32(name)?))
+    }
+
+    fn is_packed(&self) -> bool {
+        false
     }
 }
 
@@ -168,5 +197,14 @@ impl Stored for SafetensorsFile {
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         Ok(SafetensorsFile::read_f32(self, name)?)
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Coded>> {
+        let dtype = self.tensors().get(name).map(|info| info.dtype);
+        plain(dtype, || Ok(self.read_raw(name)?), || Ok(self.read_f32(name)?))
+    }
+
+    fn is_packed(&self) -> bool {
+        false
     }
 }

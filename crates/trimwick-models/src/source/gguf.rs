@@ -7,6 +7,7 @@ use trimwick_formats::blocks::{GgmlType, dequantize_nvfp4};
 use trimwick_formats::gguf::GgufFile;
 
 use super::ModelFiles;
+use super::coded::Coded;
 use super::folder::check_vocab;
 use super::parse::listing_near;
 use super::weights::{Stored, Weights};
@@ -44,11 +45,12 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
     }
     let permuted = file.get_str("general.architecture")? == Some("llama");
     let stored = GgufWeights { file, config: config.clone(), permuted };
-    let weights = Weights::new(stored, &config, at.clone(), &mut notes)?;
+    let weights = Arc::new(Weights::new(stored, &config, at.clone(), &mut notes)?);
     let config_json = config.to_hf_json("float32");
     Ok(ModelFiles {
         config,
-        weights: Arc::new(weights),
+        weights: weights.clone(),
+        coded: weights,
         tokenizer,
         origin: at,
         path: Some(path.into()),
@@ -57,8 +59,8 @@ pub(super) fn open(path: &Path) -> Result<ModelFiles> {
     })
 }
 
-struct GgufWeights {
-    file: GgufFile,
+pub(super) struct GgufWeights {
+    pub(super) file: GgufFile,
     config: LlamaConfig,
     /// Whether the rows of q and k are in ggml's order.
     permuted: bool,
@@ -71,19 +73,30 @@ impl GgufWeights {
         of.is_some_and(|info| info.dtype == GgmlType::NVFP4)
     }
 
+    /// The scale of an NVFP4 tensor, where it has one.
+    pub(super) fn companion(&self, stored: &str) -> Result<Option<f32>> {
+        let companion = stored.strip_suffix(".weight").map(|base| format!("{base}{SCALE}"));
+        let companion = companion.filter(|name| self.file.tensors().contains_key(name));
+        let Some(companion) = companion else { return Ok(None) };
+        match self.file.read_f32(&companion)?[..] {
+            [scale] => Ok(Some(scale)),
+            ref found => {
+                let origin = self.file.path().display().to_string();
+                Err(Error::weights(&origin, &companion, "one number", found.len().to_string()))
+            }
+        }
+    }
+
+    /// The heads whose rows are in ggml's order.
+    pub(super) fn heads(&self, name: &str) -> Option<usize> {
+        permuted_heads(&self.config, name).filter(|_| self.permuted)
+    }
+
     /// The values of a tensor; those of NVFP4 under its scale, in the order in which they are trained.
     fn values(&self, stored: &str) -> Result<Vec<f32>> {
         let info = self.file.tensor(stored)?;
-        let companion = stored.strip_suffix(".weight").map(|base| format!("{base}{SCALE}"));
-        let companion = companion.filter(|name| self.file.tensors().contains_key(name));
-        let Some(companion) = companion.filter(|_| info.dtype == GgmlType::NVFP4) else {
-            return Ok(self.file.read_f32(stored)?);
-        };
-        let scale = self.file.read_f32(&companion)?;
-        let [scale] = scale[..] else {
-            let origin = self.file.path().display().to_string();
-            return Err(Error::weights(&origin, &companion, "one number", scale.len().to_string()));
-        };
+        let companion = if info.dtype == GgmlType::NVFP4 { self.companion(stored)? } else { None };
+        let Some(scale) = companion else { return Ok(self.file.read_f32(stored)?) };
         let mut values = vec![0.; info.elements()];
         dequantize_nvfp4(&self.file.read_raw(stored)?, scale, &mut values)?;
         Ok(values)
@@ -101,10 +114,19 @@ impl Stored for GgufWeights {
         Some((info.shape.clone(), None))
     }
 
+    fn coded(&self, name: &str) -> Result<Option<Coded>> {
+        self.blocks(name)
+    }
+
+    fn is_packed(&self) -> bool {
+        let plain = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+        self.file.tensors().values().any(|info| !plain.contains(&info.dtype))
+    }
+
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let stored = hf_to_gguf(name).unwrap_or_default();
         let values = self.values(&stored)?;
-        match permuted_heads(&self.config, name).filter(|_| self.permuted) {
+        match self.heads(name) {
             Some(heads) => {
                 // The shape was checked: rows of whole heads.
                 let columns = self.file.tensor(&stored)?.shape.get(1).copied().unwrap_or(1);

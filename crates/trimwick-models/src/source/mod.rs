@@ -6,8 +6,10 @@
 //! configuration. The weights themselves are read when a model asks for them.
 
 mod builtin;
+pub(crate) mod coded;
 mod folder;
 mod gguf;
+mod gguf_blocks;
 #[cfg(feature = "hub")]
 mod hub;
 mod options;
@@ -28,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 pub use options::{HubOptions, OpenOptions, Progress, Secret};
 pub(crate) use packed::METHODS;
+pub(crate) use weights::CodedSource;
 
 /// A model, by where it is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct ModelFiles {
     pub config: LlamaConfig,
     /// The weights, by the names and with the shapes of [`LlamaConfig::tensors`].
     pub weights: Arc<dyn TensorSource>,
+    /// The same weights as they are stored.
+    pub(crate) coded: Arc<dyn CodedSource>,
     /// The tokenizer; absent where a folder has no `tokenizer.json`.
     pub tokenizer: Option<Tokenizer>,
     /// Where the model came from: a path, `owner/name@commit`, `builtin:NAME`.
@@ -105,6 +110,11 @@ pub fn open(source: &ModelSource, options: &OpenOptions) -> Result<ModelFiles> {
 }
 
 impl ModelFiles {
+    /// Whether any weight is stored as codes of a few bits, and not as floats.
+    pub fn is_packed(&self) -> bool {
+        self.coded.is_packed()
+    }
+
     /// The tokenizer, where the caller cannot do without.
     ///
     /// # Errors

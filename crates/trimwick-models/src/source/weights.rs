@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use trimwick_nn::TensorSource;
 
+use super::coded::Coded;
 use crate::config::LlamaConfig;
 use crate::error::{Error, Result, quote};
 use crate::names::layer_of;
@@ -20,6 +21,41 @@ pub(super) trait Stored: Send + Sync {
 
     /// All values.
     fn read_f32(&self, name: &str) -> Result<Vec<f32>>;
+
+    /// Codes or floats as they are stored, where products take them so.
+    fn coded(&self, name: &str) -> Result<Option<Coded>>;
+
+    /// Whether any weight is of codes.
+    fn is_packed(&self) -> bool;
+}
+
+/// Weights as they are stored, by the names that [`TensorSource`] has for them.
+pub(crate) trait CodedSource: Send + Sync {
+    /// A tensor of the model; its values where it is stored in no form that products take.
+    fn coded(&self, name: &str) -> Result<Coded>;
+
+    /// Whether any weight is of codes.
+    fn is_packed(&self) -> bool;
+}
+
+impl<S: Stored> CodedSource for Weights<S> {
+    fn coded(&self, name: &str) -> Result<Coded> {
+        if !self.shapes.contains_key(name) {
+            return Err(Error::weights(&self.origin, name, "a tensor of the model", "nothing of that name"));
+        }
+        let coded = match self.stored.coded(name)? {
+            Some(coded) => coded,
+            None => Coded::Decoded(self.stored.read_f32(name)?),
+        };
+        match coded.fault() {
+            Some(found) => Err(Error::weights(&self.origin, name, "finite values", found)),
+            None => Ok(coded),
+        }
+    }
+
+    fn is_packed(&self) -> bool {
+        self.stored.is_packed()
+    }
 }
 
 /// The [`TensorSource`] of every model source.

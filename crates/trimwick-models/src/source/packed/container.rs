@@ -26,11 +26,11 @@ use crate::error::Result;
 /// Values or codes, of which only those that are not dropped may be there.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
-    name: String,
-    dtype: Dtype,
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
     /// Codes below a byte.
-    small: Option<Code>,
-    meta: Option<String>,
+    pub(super) small: Option<Code>,
+    pub(super) meta: Option<String>,
 }
 
 pub(super) fn find(parts: &mut Parts<'_>) -> Result<Option<Form>> {

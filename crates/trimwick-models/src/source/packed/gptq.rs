@@ -14,11 +14,11 @@ const FLOATS: [Dtype; 3] = [Dtype::F16, Dtype::BF16, Dtype::F32];
 /// A weight whose codes are stored `[inputs, outputs]`.
 #[derive(Debug, Clone)]
 pub(super) struct Transposed {
-    base: String,
-    method: Method,
-    groups: usize,
+    pub(super) base: String,
+    pub(super) method: Method,
+    pub(super) groups: usize,
     /// Whether `g_idx` gives the group of each input.
-    ordered: bool,
+    pub(super) ordered: bool,
 }
 
 pub(super) fn find(parts: &mut Parts<'_>, method: Method) -> Result<Option<Form>> {
@@ -77,6 +77,13 @@ impl Transposed {
             }
         }
         Ok(values)
+    }
+
+    /// Whether the groups are runs of inputs of one length, as they are without `g_idx`.
+    pub(super) fn in_order(&self, folder: &ModelFolder, cols: usize) -> Result<bool> {
+        let size = cols / self.groups;
+        let whole = cols.is_multiple_of(self.groups);
+        Ok(whole && self.group_of(folder, cols)?.into_iter().enumerate().all(|(k, group)| group == k / size))
     }
 
     /// The group of each input.

@@ -7,6 +7,7 @@
 //! Every part is compared with every other before a value is read. What activations are rounded to is not taken over:
 //! the model computes with its weights alone, and a note says so.
 
+mod coded;
 mod container;
 mod form;
 mod gptq;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use trimwick_formats::folder::ModelFolder;
 
+use super::coded::Coded;
 use super::weights::Stored;
 use crate::error::{Error, Result};
 use form::Form;
@@ -158,6 +160,17 @@ impl Stored for PackedFolder {
             Some(form) => Some((vec![form.rows, form.cols], None)),
             None => Stored::info(&self.folder, name),
         }
+    }
+
+    fn coded(&self, name: &str) -> Result<Option<Coded>> {
+        match self.forms.get(name) {
+            Some(form) => Ok(form.coded(&self.folder)?.map(Coded::Codes)),
+            None => Stored::coded(&self.folder, name),
+        }
+    }
+
+    fn is_packed(&self) -> bool {
+        true
     }
 
     fn read_f32(&self, name: &str) -> Result<Vec<f32>> {

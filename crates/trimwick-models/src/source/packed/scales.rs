@@ -76,6 +76,13 @@ impl Scales {
         Ok(scales)
     }
 
+    /// What the scales are multiples of, where there is such a number.
+    pub(super) fn factor(&self, folder: &ModelFolder) -> Result<Option<f32>> {
+        let Some((name, divides)) = &self.global else { return Ok(None) };
+        let global = folder.read_f32(name)?.first().copied().unwrap_or(f32::NAN);
+        Ok(Some(if *divides { 1. / global } else { global }))
+    }
+
     /// `(value − zero) · scale` in place, of a matrix with rows of `cols`. `zeros` are those of the blocks.
     pub(super) fn apply(&self, values: &mut [f32], cols: usize, scales: &[f32], zeros: Option<&[f32]>) {
         let [down, across] = self.block;
