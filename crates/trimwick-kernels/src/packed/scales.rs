@@ -140,7 +140,7 @@ mod tests {
         let (rows, groups) = (19, 3);
         let cases: [(&str, Option<f32>, f32, Format); 6] = [
             ("powers of two", None, 0.25, Format::E8m0),
-            ("f16", None, 0.333251953125, Format::F16),
+            ("f16", None, 0.333_251_95, Format::F16),
             ("bf16", None, 1.0e-20, Format::F32),
             ("bf16 cut", None, f32::from_bits(0x1e3d_0000), Format::Bf16),
             ("a third", None, 1. / 3., Format::F32),

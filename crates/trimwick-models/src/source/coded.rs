@@ -53,7 +53,7 @@ impl Codes {
     /// What is no number that one can compute with.
     fn fault(&self) -> Option<String> {
         let numbers = self.scales.iter().chain(self.minima.iter().flatten());
-        if let Some(bad) = numbers.into_iter().find(|s| !(s.abs() < LARGEST)) {
+        if let Some(bad) = numbers.into_iter().find(|s| s.is_nan() || s.abs() >= LARGEST) {
             return Some(format!("a scale of {bad}"));
         }
         let nan = self.element == Element::E4M3 && self.codes.iter().any(|code| code & 0x7f == 0x7f);

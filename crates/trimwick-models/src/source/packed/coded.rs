@@ -19,16 +19,20 @@ type Raw = (Element, Vec<u8>, Option<Vec<u8>>);
 
 impl Form {
     /// The codes with their scales; `None` where products have to take the values: codes of formats that they do not
-    /// know, groups of other sizes, factors of the inputs.
+    /// know, groups of other sizes, factors of the inputs other than 1.
     pub(super) fn coded(&self, folder: &ModelFolder) -> Result<Option<Codes>> {
         let (rows, cols) = (self.rows, self.cols);
         if let Stored::Transposed(weight) = &self.codes {
             return weight.coded(folder, rows, cols);
         }
-        let Some(scales) = self.scales.as_ref().filter(|s| self.columns.is_none() && fits(s.block[1], cols))
-        else {
+        let Some(scales) = self.scales.as_ref().filter(|s| fits(s.block[1], cols)) else {
             return Ok(None);
         };
+        if let Some(name) = &self.columns
+            && folder.read_f32(name)?.iter().any(|&factor| factor != 1.)
+        {
+            return Ok(None);
+        }
         let raw = match &self.codes {
             Stored::Bytes { name, dtype, zeros } => bytes(folder, name, *dtype, zeros.as_deref())?,
             Stored::Words { name, bits, zeros } => {

@@ -14,6 +14,7 @@ use trimwick_kernels::Rng;
 
 use self::cases::cases;
 use crate::error::Result;
+use crate::source::coded::Coded;
 use crate::source::{HubOptions, ModelFiles, ModelSource, OpenOptions, open};
 
 const LAYER: &str = "model.layers.0.mlp.up_proj";
@@ -105,6 +106,28 @@ fn every_layout_gives_the_values_of_its_formula() {
         }
         assert!(values.iter().filter(|v| **v != 0.).count() > values.len() / 4, "{name} says little");
     }
+}
+
+#[test]
+fn products_get_the_same_values_from_the_codes() {
+    let mut coded = 0;
+    for (name, draft, value) in cases() {
+        let found = draft.open().unwrap().coded.coded(&format!("{LAYER}.weight")).unwrap();
+        coded += usize::from(matches!(found, Coded::Codes(_)));
+        let packed = found.pack(N, K);
+        let mut row = [0.; K];
+        for n in 0..N {
+            packed.row(n, &mut row);
+            for (k, &found) in row.iter().enumerate() {
+                // NVFP4's scale and its factor are multiplied in another order.
+                let (want, nvfp4) = (value(n, k), name.to_lowercase().contains("nvfp4"));
+                let bound = if nvfp4 { want.abs() * 1e-6 } else { 0. };
+                assert!((found - want).abs() <= bound, "{name}: [{n}, {k}] {found}, expected {want}");
+            }
+        }
+    }
+    // All but scaled inputs, inputs out of order, and plain floats.
+    assert_eq!(coded, cases().len() - 3);
 }
 
 /// Weights packed by compressed-tensors itself; see `make_packed_golden.py`.
