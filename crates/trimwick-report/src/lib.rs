@@ -1,6 +1,6 @@
 //! What a run found, as one page that needs nothing but itself.
 //!
-//! [`write`] reads a finished run's folder (`summary.json`, the metrics of each trained arm, the resolved recipe, the
+//! [`write()`] reads a finished run's folder (`summary.json`, the metrics of each trained arm, the resolved recipe, the
 //! written weights) and writes `report.html` beside them: no script, no network, charts as SVG, light and dark, fit to
 //! print. It says first whether training helped, and says so plainly when it did not. [`compare`] puts several runs on
 //! one page.
@@ -51,7 +51,7 @@ pub fn write(folder: &Path, page: &Path) -> Result<Vec<PathBuf>> {
 /// Writes a page that has several finished runs side by side.
 ///
 /// # Errors
-/// As [`write`]; [`Error::SameName`] for folders of one name.
+/// As [`write()`]; [`Error::SameName`] for folders of one name.
 pub fn compare(folders: &[PathBuf], to: &Path) -> Result<()> {
     let runs = folders.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<_>>>()?;
     for (i, run) in runs.iter().enumerate() {
