@@ -7,11 +7,15 @@
 //! turns, the best round of each counts, and the share of the machine that other processes used is printed, because a
 //! ratio measured on a busy machine is none.
 
+mod machine;
+
 use std::hint::black_box;
 use std::time::Instant;
 
 use trimwick_kernels::Rng;
 use trimwick_kernels::packed::{Activations, Arithmetic, Crew, Element, Groups, Packed, product};
+
+use machine::Machine;
 
 const HIDDEN: usize = 576;
 const MLP: usize = 1536;
@@ -140,19 +144,9 @@ fn bandwidth() -> f64 {
     8. * data.len() as f64 / best
 }
 
-/// Jiffies of all processors and of idle ones, and those of this process.
-fn jiffies() -> Option<(f64, f64, f64)> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let line: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
-    let own = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let own: Vec<&str> = own.rsplit(')').next()?.split_whitespace().collect();
-    let own: f64 = own[11].parse::<f64>().ok()? + own[12].parse::<f64>().ok()?;
-    Some((line.iter().sum(), line.get(3)? + line.get(4)?, own))
-}
-
 fn main() {
     let models: Vec<Model> = formats().iter().map(|(name, make)| Model::new(name, make)).collect();
-    let before = jiffies();
+    let before = Machine::now();
     let speed = bandwidth();
     let mut best = vec![[f64::INFINITY; 2]; models.len()];
     for round in 0..ROUNDS {
@@ -182,9 +176,5 @@ fn main() {
             best[0][1] / prompt,
         );
     }
-    if let (Some(a), Some(b)) = (before, jiffies()) {
-        let all = b.0 - a.0;
-        let (idle, own) = ((b.1 - a.1) / all, (b.2 - a.2) / all);
-        println!("idle {:.0} %, other processes {:.0} %", 100. * idle, 100. * (1. - idle - own));
-    }
+    Machine::report(before, Machine::now());
 }

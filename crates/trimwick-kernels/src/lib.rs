@@ -60,6 +60,7 @@ mod embedding;
 mod error;
 mod gemm;
 mod head;
+mod levels;
 mod loss;
 mod low_rank;
 mod mask;

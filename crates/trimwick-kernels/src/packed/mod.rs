@@ -32,6 +32,7 @@
 mod aligned;
 mod attend;
 mod crew;
+mod element;
 mod elements;
 mod float;
 mod input;
@@ -46,6 +47,7 @@ mod weight;
 
 pub use attend::{Cached, KvFormat, attend};
 pub use crew::Crew;
+pub use element::{Element, Groups};
 pub use input::{Activations, Arithmetic};
 pub use product::product;
-pub use weight::{Element, Groups, Packed};
+pub use weight::Packed;

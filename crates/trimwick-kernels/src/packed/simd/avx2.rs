@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{Array, Loop, ROWS, Simd};
+use crate::levels::intrinsics;
 
 /// Pairs of registers of 32 bytes.
 #[derive(Clone, Copy)]
@@ -19,18 +20,6 @@ pub(super) fn run<L: Loop>(work: L) -> L::Output {
 
 type Bytes = [__m256i; 2];
 type Floats = [__m256; 2];
-
-/// Methods that are an expression of intrinsics.
-macro_rules! methods {
-    ($($name:ident($($arg:ident: $t:ty),*) -> $out:ty = $body:expr;)*) => {$(
-        #[inline(always)]
-        fn $name(self, $($arg: $t),*) -> $out {
-            // SAFETY: self is a token, so the processor has the features. What reads or writes memory is given arrays
-            // of the length that it takes.
-            unsafe { $body }
-        }
-    )*};
-}
 
 /// The same of both registers; a closure would be compiled without the instructions.
 macro_rules! both {
@@ -66,7 +55,7 @@ impl Simd for Avx2 {
     type I = Bytes;
     type F = Floats;
 
-    methods! {
+    intrinsics! {
         bytes(x: &[u8; 64]) -> Bytes = load!(x);
         nibbles(x: &[u8; 64]) -> [Bytes; 2] = {
             let x = load!(x);

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{Loop, ROWS, Simd};
+use crate::levels::intrinsics;
 
 /// Registers of 64 bytes.
 #[derive(Clone, Copy)]
@@ -17,24 +18,12 @@ pub(super) fn run<L: Loop>(work: L) -> L::Output {
     work.run(Avx512(()))
 }
 
-/// Methods that are an expression of intrinsics.
-macro_rules! methods {
-    ($($name:ident($($arg:ident: $t:ty),*) -> $out:ty = $body:expr;)*) => {$(
-        #[inline(always)]
-        fn $name(self, $($arg: $t),*) -> $out {
-            // SAFETY: self is a token, so the processor has the features. What reads or writes memory is given arrays
-            // of the length that it takes.
-            unsafe { $body }
-        }
-    )*};
-}
-
 impl Simd for Avx512 {
     type B = __m512i;
     type I = __m512i;
     type F = __m512;
 
-    methods! {
+    intrinsics! {
         bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         nibbles(x: &[u8; 64]) -> [__m512i; 2] = {
             let x = _mm512_loadu_si512(x.as_ptr().cast());

@@ -13,6 +13,7 @@ mod avx512;
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu;
+use crate::levels::levels;
 
 pub(super) use array::Array;
 
@@ -65,54 +66,8 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn store(self, x: Self::F, y: &mut [f32; ROWS]);
 }
 
-/// A loop to compile for every instruction set. Everything it calls with registers has to be inlined into it:
-/// functions as `#[inline(always)]`, and no closures.
-pub(super) trait Loop {
-    type Output;
-    fn run<S: Simd>(self, simd: S) -> Self::Output;
-}
-
-/// An instruction set that this processor has. Only [`Level::all`] makes one, after asking the processor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Level(Features);
-
-#[derive(Clone, Copy, Debug)]
-enum Features {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Baseline,
-}
-
-impl Level {
-    /// The widest.
-    pub fn detect() -> Self {
-        Self::all().next().unwrap_or(Self(Features::Baseline))
-    }
-
-    /// Every level of this processor, the widest first and the arrays last.
-    pub fn all() -> impl Iterator<Item = Self> {
-        #[cfg(target_arch = "x86_64")]
-        let wide = [
-            cpu::has_vnni().then_some(Self(Features::Avx512)),
-            (cpu::has_avx2() && is_x86_feature_detected!("f16c")).then_some(Self(Features::Avx2)),
-        ];
-        #[cfg(not(target_arch = "x86_64"))]
-        let wide: [Option<Self>; 0] = [];
-        wide.into_iter().flatten().chain([Self(Features::Baseline)])
-    }
-
-    /// Runs a loop with the registers of this level.
-    pub fn run<L: Loop>(self, work: L) -> L::Output {
-        match self.0 {
-            // SAFETY: a level of these features exists only when `all` has found that the processor has them.
-            #[cfg(target_arch = "x86_64")]
-            Features::Avx512 => unsafe { avx512::run(work) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Features::Avx2 => unsafe { avx2::run(work) },
-            Features::Baseline => work.run(Array),
-        }
-    }
+levels! {
+    avx512: cpu::has_vnni() => avx512::run,
+    avx2: cpu::has_avx2() && is_x86_feature_detected!("f16c") => avx2::run,
+    baseline: Array,
 }

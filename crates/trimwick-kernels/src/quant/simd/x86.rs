@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{Loop, Simd};
+use crate::levels::intrinsics;
 
 /// AVX2.
 #[derive(Clone, Copy)]
@@ -27,25 +28,13 @@ pub(super) fn run_avx512<L: Loop>(work: L) -> L::Output {
     work.run(Avx512(()))
 }
 
-/// Methods that are an expression of intrinsics.
-macro_rules! methods {
-    ($($name:ident($($arg:ident: $t:ty),*) -> $out:ty = $body:expr;)*) => {$(
-        #[inline(always)]
-        fn $name(self, $($arg: $t),*) -> $out {
-            // SAFETY: self is a token, so the processor has the features. What reads or writes memory is given slices
-            // whose length was asserted.
-            unsafe { $body }
-        }
-    )*};
-}
-
 impl Simd for Avx2 {
     const LANES: usize = 8;
     type F = __m256;
     type U = __m256i;
     type M = __m256;
 
-    methods! {
+    intrinsics! {
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         splat_bits(x: u32) -> __m256i = _mm256_set1_epi32(x as i32);
         load(x: &[f32]) -> __m256 = {
@@ -113,7 +102,7 @@ impl Simd for Avx512 {
     type U = __m512i;
     type M = __mmask16;
 
-    methods! {
+    intrinsics! {
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         splat_bits(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
         load(x: &[f32]) -> __m512 = {
