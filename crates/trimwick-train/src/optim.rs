@@ -290,7 +290,8 @@ impl Entry {
     }
 }
 
-fn matcher(group: &ParamGroup) -> Result<GlobMatcher> {
+/// What a group's pattern matches, after a look at its numbers.
+pub(crate) fn matcher(group: &ParamGroup) -> Result<GlobMatcher> {
     let fault = |problem: String| Error::Group { pattern: group.pattern.clone(), problem };
     if !(group.lr_scale.is_finite() && group.lr_scale >= 0.) {
         return Err(fault(format!("lr_scale: expected a number ≥ 0, found {}", group.lr_scale)));

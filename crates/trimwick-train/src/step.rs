@@ -105,10 +105,10 @@ impl Trainer<'_> {
 }
 
 /// Switches dropout and the like on, and off again on every way out.
-struct Training<'a>(&'a Clock);
+pub(crate) struct Training<'a>(&'a Clock);
 
 impl<'a> Training<'a> {
-    fn on(clock: &'a Clock) -> Self {
+    pub(crate) fn on(clock: &'a Clock) -> Self {
         clock.set_training(true);
         Self(clock)
     }

@@ -2,16 +2,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{DType, Tensor};
-use globset::GlobBuilder;
+use candle_core::Tensor;
 use trimwick_kernels::{Rng, permute};
 use trimwick_nn::{Clock, Param};
 
 use super::states::States;
-use crate::distill::relative_error;
+use crate::distill::{relative_error, scalar};
 use crate::gradients::Gradients;
-use crate::optim::{AdamW, AdamWConfig, ParamGroup};
+use crate::optim::{AdamW, AdamWConfig, ParamGroup, matcher};
 use crate::schedule::{Decay, Schedule, Warmup};
+use crate::step::Training;
 use crate::{Error, Result};
 
 /// What is trained at a time.
@@ -162,38 +162,12 @@ fn gradients(part: &Part<'_>, training: &BlockTraining, step: u64) -> Result<(Gr
 fn governing(groups: &[ParamGroup], params: &[Param]) -> Result<Vec<ParamGroup>> {
     let mut governing = Vec::new();
     for group in groups {
-        let glob = GlobBuilder::new(&group.pattern).literal_separator(false).build();
-        let fault = |e: globset::Error| Error::Group {
-            pattern: group.pattern.clone(),
-            problem: e.kind().to_string(),
-        };
-        let matcher = glob.map_err(fault)?.compile_matcher();
+        let matcher = matcher(group)?;
         if params.iter().any(|p| matcher.is_match(p.name())) {
             governing.push(group.clone());
         }
     }
     Ok(governing)
-}
-
-/// A scalar tensor's value.
-pub(super) fn scalar(t: &Tensor) -> Result<f64> {
-    Ok(t.to_dtype(DType::F64)?.to_scalar::<f64>()?)
-}
-
-/// Switches what acts in training only on, and off again on every way out.
-struct Training<'a>(&'a Clock);
-
-impl<'a> Training<'a> {
-    fn on(clock: &'a Clock) -> Self {
-        clock.set_training(true);
-        Self(clock)
-    }
-}
-
-impl Drop for Training<'_> {
-    fn drop(&mut self) {
-        self.0.set_training(false);
-    }
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use trimwick_nn::{DecoderBlock, LoadedBlock, Module, StreamedLm};
 
-use super::fit::{BlockInputs, BlockTraining, Part, Parts, fit, scalar};
+use super::fit::{BlockInputs, BlockTraining, Part, Parts, fit};
 use super::states::{Spill, States};
 use crate::Error;
-use crate::distill::relative_error;
+use crate::distill::{relative_error, scalar};
 
 /// What became of a block.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
