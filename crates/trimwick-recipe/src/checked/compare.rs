@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use crate::error::FaultKind;
-use crate::raw::{At, Choice, Key, Raw, Rule, Section, SectionSpec, Slot, Value, text_of};
+use crate::raw::{At, Choice, Key, Raw, Rule, Section, SectionSpec, Slot, list_of, needless, text_of, twice};
 use crate::resolve::{ToToml, Writer};
 
 const ARMS: Choice<Arm> =
@@ -24,40 +23,20 @@ impl Rule for ArmList {
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Vec<Arm>> {
-        let single = std::slice::from_ref(raw);
-        let list = match &raw.value {
-            Value::List(list) => list.as_slice(),
-            _ if text_of(raw).is_some() => single,
-            _ => {
-                at.wrong_type(raw, self.expected());
+        let mut arms = list_of(raw, at, self.expected(), |item, at, before| {
+            if let Some(name) = text_of(item).filter(|name| ALWAYS.contains(name)) {
+                needless(item, at, format!("the arm {name:?} is measured in every run that has it"));
                 return None;
             }
-        };
-        let mut arms = Vec::with_capacity(list.len());
-        let mut sound = true;
-        for (i, item) in list.iter().enumerate() {
-            let at = at.element(i);
-            let no_effect = |why: String| {
-                at.report(item, FaultKind::NoEffect { why, advice: "leave it out of the list".to_string() });
-            };
-            let arm = match text_of(item) {
-                Some(name) if ALWAYS.contains(&name) => {
-                    no_effect(format!("the arm {name:?} is measured in every run that has it"));
-                    None
-                }
-                _ => ARMS.word(item, &at),
-            };
-            match arm {
-                Some(arm) if arms.contains(&arm) => {
-                    no_effect(format!("the arm {:?} is in the list already", arm.name()));
-                    sound = false;
-                }
-                Some(arm) => arms.push(arm),
-                None => sound = false,
+            let arm = ARMS.word(item, at)?;
+            if before.contains(&arm) {
+                twice(item, at, "arm", arm.name());
+                return None;
             }
-        }
+            Some(arm)
+        })?;
         arms.sort();
-        sound.then_some(arms)
+        Some(arms)
     }
 }
 

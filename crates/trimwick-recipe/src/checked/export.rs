@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use crate::error::FaultKind;
-use crate::raw::{At, Choice, Key, Raw, Rule, Section, SectionSpec, Value, text_of};
+use crate::raw::{At, Choice, Key, Raw, Rule, Section, SectionSpec, list_of, twice};
 use crate::resolve::{ToToml, Writer};
 
 static DTYPE: Key<Choice<ExportDtype>> = Key::optional(
@@ -34,32 +33,16 @@ impl Rule for TargetList {
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Vec<ExportTarget>> {
-        let single = std::slice::from_ref(raw);
-        let list = match &raw.value {
-            Value::List(list) => list.as_slice(),
-            _ if text_of(raw).is_some() => single,
-            _ => {
-                at.wrong_type(raw, self.expected());
+        let mut targets = list_of(raw, at, self.expected(), |item, at, before| {
+            let target = TARGETS.word(item, at)?;
+            if before.contains(&target) {
+                twice(item, at, "format", target.name());
                 return None;
             }
-        };
-        let mut targets = Vec::with_capacity(list.len());
-        let mut sound = true;
-        for (i, item) in list.iter().enumerate() {
-            let at = at.element(i);
-            match TARGETS.word(item, &at) {
-                Some(target) if targets.contains(&target) => {
-                    let why = format!("the format {:?} is in the list already", target.name());
-                    let advice = "leave it out of the list".to_string();
-                    at.report(item, FaultKind::NoEffect { why, advice });
-                    sound = false;
-                }
-                Some(target) => targets.push(target),
-                None => sound = false,
-            }
-        }
+            Some(target)
+        })?;
         targets.sort();
-        sound.then_some(targets)
+        Some(targets)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How passes and SmoothQuant's exponent are written.
 
 use crate::error::{FaultKind, Hint};
-use crate::raw::{At, Choice, Number, Raw, Rule, Value, text_of};
+use crate::raw::{At, Choice, Number, Raw, Rule, Value, list_of, text_of, twice};
 
 /// A pass by its name, in the order in which they can follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,25 +54,10 @@ impl Rule for PassList {
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Vec<PassName>> {
-        let single = std::slice::from_ref(raw);
-        let list = match &raw.value {
-            Value::List(list) => list.as_slice(),
-            _ if text_of(raw).is_some() => single,
-            _ => {
-                at.wrong_type(raw, self.expected());
-                return None;
-            }
-        };
-        let mut passes: Vec<PassName> = Vec::with_capacity(list.len());
-        let mut sound = true;
-        for (i, item) in list.iter().enumerate() {
-            let at = at.element(i);
-            match word(item, &at) {
-                Some(pass) if follows(&passes, pass, item, &at) => passes.push(pass),
-                _ => sound = false,
-            }
-        }
-        sound.then_some(passes)
+        list_of(raw, at, self.expected(), |item, at, before| {
+            let pass = word(item, at)?;
+            follows(before, pass, item, at).then_some(pass)
+        })
     }
 }
 
@@ -87,15 +72,14 @@ fn word(raw: &Raw, at: &At<'_>) -> Option<PassName> {
 /// Whether a pass can come after those before it.
 fn follows(before: &[PassName], pass: PassName, raw: &Raw, at: &At<'_>) -> bool {
     let Some(last) = before.iter().find(|&&other| other >= pass) else { return true };
-    let kind = if *last == pass {
-        let why = format!("the pass {:?} is in the list already", pass.word());
-        FaultKind::NoEffect { why, advice: "leave it out of the list".to_string() }
-    } else {
-        FaultKind::Conflict {
-            expected: format!("{:?} before {:?}", pass.word(), last.word()),
-            found: "them the other way round".to_string(),
-            advice: format!("keep to the order {}", NAMES.expected().replace(" or ", ", ")),
-        }
+    if *last == pass {
+        twice(raw, at, "pass", pass.word());
+        return false;
+    }
+    let kind = FaultKind::Conflict {
+        expected: format!("{:?} before {:?}", pass.word(), last.word()),
+        found: "them the other way round".to_string(),
+        advice: format!("keep to the order {}", NAMES.expected().replace(" or ", ", ")),
     };
     at.report(raw, kind);
     false

@@ -4,6 +4,7 @@
 //! table, and `suggest` guesses what an unknown word was meant to be.
 
 mod key;
+mod list;
 mod parse;
 mod places;
 mod rules;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use crate::error::{Place, Plain};
 
 pub(crate) use key::{Default, Key, SectionSpec};
+pub(crate) use list::{list_of, needless, twice};
 pub(crate) use parse::{DEEPEST, parse_document, parse_value};
 pub(crate) use places::Places;
 pub(crate) use rules::{At, Choice, Count, Globs, Number, OneGlob, Rule, Sub, Subs, Switch, Text, text_of};

@@ -115,15 +115,11 @@ pub(crate) fn summarize(
     finished: Finished,
 ) -> Summary {
     arms.sort_by_key(|a| summary::ARMS.iter().position(|n| *n == a.name));
-    let first = |names: &[&'static str]| {
-        names.iter().copied().find(|name| arms.iter().any(|a| a.name == *name)).unwrap_or("pruned")
-    };
-    // The naive way to the same size opens the gap; the best one-shot way to it is what training starts from.
+    // What was not measured closes nothing, whatever its name.
+    let first = |names: &[&str]| summary::first(&arms, names).map_or("", |arm| arm.name.as_str());
+    // The naive way to the same size opens the gap.
     let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
-    let one_shot = first(&["quantized", "pruned"]);
-    // Where nothing is trained end to end, training the blocks is all the recovery there is.
-    let trained = |name: &str| arms.iter().any(|arm| arm.name == name);
-    let recovered = if trained("blockwise") && !trained("recovered") { "blockwise" } else { "recovered" };
+    let (one_shot, recovered) = (first(summary::ONE_SHOT), first(summary::RECOVERED));
     let Finished { written, pattern, quantized, passes, mixed, warnings } = finished;
     let cost = folder.cost();
     Summary {

@@ -12,8 +12,8 @@ use trimwick_sparse::MASK_BUFFER;
 use super::error::{Result, RunError};
 use super::export::{INDEX, WEIGHTS};
 
-/// The file's name.
-pub(crate) const MASKS: &str = "masks.safetensors";
+/// The file of masks beside a written model.
+pub const MASKS: &str = "masks.safetensors";
 /// The key in the metadata of exported weights that says how many layers are masked.
 pub(crate) const MASKED_LAYERS: &str = "trimwick.masked_layers";
 

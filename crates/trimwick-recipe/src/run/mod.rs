@@ -46,6 +46,7 @@ use trimwick_formats::atomic_write;
 pub use error::{Result as RunResult, RunError};
 pub use event::{Event, Report, Stage};
 pub use fresh::config_of;
+pub use masks::MASKS;
 pub use mixed::MixedChoice;
 pub use origin::layer_shapes;
 pub use place::check_place;

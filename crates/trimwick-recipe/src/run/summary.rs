@@ -122,20 +122,41 @@ pub struct Summary {
 impl Summary {
     /// The arm of that name.
     pub fn arm(&self, name: &str) -> Option<&Arm> {
-        self.arms.iter().find(|a| a.name == name)
+        first(&self.arms, &[name])
     }
+
+    /// The best that compressing without training gives: what training starts from.
+    pub fn one_shot(&self) -> Option<&Arm> {
+        first(&self.arms, ONE_SHOT)
+    }
+
+    /// What training ended with.
+    pub fn trained(&self) -> Option<&Arm> {
+        first(&self.arms, RECOVERED).or_else(|| self.arm("trained"))
+    }
+}
+
+/// Arms that compressing without training gives, the last step first.
+pub(super) const ONE_SHOT: &[&str] = &["quantized", "pruned"];
+
+/// Where nothing is trained end to end, training the blocks is all the recovery there is.
+pub(super) const RECOVERED: &[&str] = &["recovered", "blockwise"];
+
+/// The first of these arms that was measured.
+pub(super) fn first<'a>(arms: &'a [Arm], names: &[&str]) -> Option<&'a Arm> {
+    names.iter().find_map(|name| arms.iter().find(|arm| arm.name == *name))
 }
 
 /// `(from − now) / (from − to)` of the arms' losses, where all are there and there is a gap.
 pub(crate) fn closed(arms: &[Arm], from: &str, now: &str, to: &str) -> Option<f64> {
-    let loss = |name: &str| arms.iter().find(|a| a.name == name).map(|a| a.loss);
+    let loss = |name: &str| first(arms, &[name]).map(|a| a.loss);
     let (from, now, to) = (loss(from)?, loss(now)?, loss(to)?);
     (from > to).then(|| (from - now) / (from - to))
 }
 
 /// Whether the loss of the arm `now` is below those of all arms `of` that were measured; `None` without any.
 pub(crate) fn beaten(arms: &[Arm], of: &[&str], now: &str) -> Option<bool> {
-    let loss = |name: &str| arms.iter().find(|a| a.name == name).map(|a| a.loss);
+    let loss = |name: &str| first(arms, &[name]).map(|a| a.loss);
     let now = loss(now)?;
     let least = of.iter().filter_map(|name| loss(name)).reduce(f64::min)?;
     Some(now < least)
