@@ -36,8 +36,8 @@ pub(crate) fn of(runs: &[Run]) -> Result<String> {
                 tr {
                     td { (run.name) }
                     td { (of_arm(run, "dense")) }
-                    td { (words::one_shot(&run.summary).map_or("–".into(), |arm| number(arm.perplexity))) }
-                    td { (words::trained(&run.summary).map_or("–".into(), |arm| number(arm.perplexity))) }
+                    td { (run.summary.one_shot().map_or("–".into(), |arm| number(arm.perplexity))) }
+                    td { (run.summary.trained().map_or("–".into(), |arm| number(arm.perplexity))) }
                     td { (of_arm(run, "dense_tuned")) }
                     td { (share(run.summary.gap_recovered_to_tuned)) }
                     td { (run.summary.pattern.as_deref().unwrap_or("–")) }

@@ -88,7 +88,7 @@ fn facts(summary: &Summary) -> Markup {
 /// The arms, each beside the one that compressing in one shot gave.
 pub(crate) fn arms(summary: &Summary) -> Markup {
     let dense = summary.arm("dense");
-    let main = words::trained(summary).map(|arm| arm.name.as_str());
+    let main = summary.trained().map(|arm| arm.name.as_str());
     let against = |arm: &MeasuredArm| match dense {
         Some(dense) if dense.name != arm.name => {
             let by = format!("{:+.4}", arm.loss - dense.loss);

@@ -1,11 +1,13 @@
 //! A finished run, read from its folder.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use trimwick_models::LlamaConfig;
+use trimwick_recipe::Recipe;
 use trimwick_recipe::run::{Summary, layer_shapes};
-use trimwick_recipe::{LayerRules, Recipe};
+
 use trimwick_train::{StepRecord, ValidationRecord};
 
 use crate::weights::Weights;
@@ -60,7 +62,7 @@ impl Run {
         curves.sort_by_key(|curve| (Some(curve.arm.as_str()) != main, curve.arm.clone()));
         let model = path.join("model");
         let weights = match model.is_dir() {
-            true => Some(Weights::read(&model, &rules(path, &model)?)?),
+            true => Some(Weights::read(&model, &schemes(path, &model, &summary)?)?),
             false => None,
         };
         let absolute = path.canonicalize().unwrap_or_else(|_| path.into());
@@ -69,13 +71,17 @@ impl Run {
     }
 }
 
-/// What the recipe does with each layer.
-fn rules(run: &Path, model: &Path) -> Result<LayerRules> {
+/// The scheme of each quantized layer: what a budget has chosen, else what the recipe says.
+fn schemes(run: &Path, model: &Path, summary: &Summary) -> Result<BTreeMap<String, String>> {
+    if let Some(mixed) = &summary.mixed {
+        return Ok(mixed.layers.clone());
+    }
     let (recipe, config) = (run.join("recipe.toml"), model.join("config.json"));
     let shapes = LlamaConfig::from_hf_json(&text(&config)?, &config.display().to_string())
         .map_err(|e| broken(&config, &e))?;
     let wanted = Recipe::load(&recipe, &[]).map_err(|e| broken(&recipe, &e))?;
-    wanted.check_layers(&layer_shapes(&shapes)).map_err(|e| broken(&recipe, &e))
+    let rules = wanted.check_layers(&layer_shapes(&shapes)).map_err(|e| broken(&recipe, &e))?;
+    Ok(rules.layers.into_iter().filter_map(|rule| Some((rule.path, rule.quant?.scheme))).collect())
 }
 
 fn curve(path: &Path) -> Result<Curve> {

@@ -10,21 +10,11 @@ pub(crate) struct Verdict {
     pub(crate) text: String,
 }
 
-/// The arm that training ended with.
-pub(crate) fn trained(summary: &Summary) -> Option<&MeasuredArm> {
-    ["recovered", "blockwise", "trained"].into_iter().find_map(|name| summary.arm(name))
-}
-
-/// The arm that compressing without training gives.
-pub(crate) fn one_shot(summary: &Summary) -> Option<&MeasuredArm> {
-    ["quantized", "pruned", "pruned_magnitude"].into_iter().find_map(|name| summary.arm(name))
-}
-
 /// Whether training helped, said plainly.
 pub(crate) fn verdict(summary: &Summary) -> Verdict {
     let perplexity =
         |arm: &MeasuredArm| format!("{:.3} (perplexity at context {})", arm.perplexity, arm.context);
-    match (one_shot(summary), trained(summary)) {
+    match (summary.one_shot(), summary.trained()) {
         (Some(before), Some(after)) => {
             let helped =
                 summary.training_helped.unwrap_or(after.loss < before.loss) && after.loss < before.loss;
