@@ -52,7 +52,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
         }
         RunOutcome::Finished(summary) => {
             print(&describe(&summary, &recipe.out))?;
-            for page in of_run(&recipe.out).iter().take(1) {
+            if let Some(page) = of_run(&recipe.out).first() {
                 print(&format!("report: {}\n", plain(&page.to_string_lossy())))?;
             }
             Ok(DONE)
