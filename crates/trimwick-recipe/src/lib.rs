@@ -45,6 +45,7 @@ mod rules;
 pub mod run;
 mod shapes;
 mod shapes_quantize;
+mod sizes;
 mod trainable;
 
 pub use checked::blockwise::{BlockInputs, BlockParts, BlockwiseSpec};
@@ -72,3 +73,4 @@ pub use recipe::Recipe;
 pub use reference::reference;
 pub use rules::{GroupRule, LayerRule, LayerRules, PruneRule, QuantizeRule};
 pub use shapes::{LayerKind, LayerShape};
+pub use sizes::Sizes;

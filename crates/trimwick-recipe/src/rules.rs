@@ -61,6 +61,8 @@ pub struct QuantizeRule {
     pub scheme: String,
     /// Bits that a weight takes on average, scales counted; `None` where weights stay as they are, or a budget chooses.
     pub bits: Option<f64>,
+    /// Bits of a code alone, where `bits` are known.
+    pub code_bits: Option<u32>,
     /// The pattern of the rule that governs.
     pub by: String,
 }

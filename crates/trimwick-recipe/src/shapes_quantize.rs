@@ -56,12 +56,15 @@ impl Check<'_> {
             let index = kind.and_then(|_| governed.next().flatten())?;
             let Rule { pattern, scheme } = &rules[index];
             if budgeted && index < based {
-                return Some(QuantizeRule { scheme: BUDGET.into(), bits: None, by: pattern.clone() });
+                let (scheme, by) = (BUDGET.into(), pattern.clone());
+                return Some(QuantizeRule { scheme, bits: None, code_bits: None, by });
             }
-            let bits = scheme.and_then(|s| s.weight).map(|weight| weight.bits(&layer.shape));
+            let weight = scheme.and_then(|s| s.weight);
+            let bits = weight.map(|weight| weight.bits(&layer.shape));
+            let code_bits = weight.map(|weight| weight.code.bits());
             let scheme = scheme
                 .map_or_else(|| "none".into(), |s| s.name().map_or_else(|| s.to_string(), str::to_string));
-            Some(QuantizeRule { scheme, bits, by: pattern.clone() })
+            Some(QuantizeRule { scheme, bits, code_bits, by: pattern.clone() })
         };
         kinds.iter().zip(self.layers).map(rule).collect()
     }

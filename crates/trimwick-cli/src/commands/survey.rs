@@ -1,13 +1,15 @@
 //! A recipe against the model that it names, by the model's configuration alone.
 
 use anyhow::Result;
-use trimwick_models::{LlamaConfig, ModelFiles, ModelSource, Tokenizer};
+use trimwick_formats::Error as FormatError;
+use trimwick_models::{Error as ModelError, LlamaConfig, ModelSource, Tokenizer};
 use trimwick_recipe::run::{config_of, layer_shapes};
 use trimwick_recipe::{
     LayerRules, ModelSource as RecipeSource, ModelSpec, PretrainSpec, Recipe, TokenizerSpec,
 };
 
 use crate::model::{self, Hub};
+use crate::progress::line;
 
 /// What is known of a recipe's model before its weights are read.
 pub(super) struct Survey {
@@ -47,17 +49,12 @@ pub(super) fn survey(recipe: &Recipe, hub: Hub) -> Result<Option<Survey>> {
 /// Where the model comes from, and its configuration.
 fn known(recipe: &Recipe, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
     match &recipe.model {
-        ModelSpec::Source(source) => {
-            let Some(files) = open(source, hub)? else { return Ok(None) };
-            // A run cannot do without, and would find out only later.
-            files.require_tokenizer()?;
-            Ok(Some((files.origin, files.config)))
-        }
+        ModelSpec::Source(source) => open(source, hub),
         ModelSpec::Pretrain(spec) => Ok(Some(("random weights".to_string(), fresh_config(recipe, spec)?))),
     }
 }
 
-fn open(source: &RecipeSource, hub: Hub) -> Result<Option<ModelFiles>> {
+fn open(source: &RecipeSource, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
     let is_hub = matches!(source, RecipeSource::Hub { .. });
     let source = match source {
         RecipeSource::Builtin(name) => ModelSource::Builtin(name.clone()),
@@ -66,10 +63,28 @@ fn open(source: &RecipeSource, hub: Hub) -> Result<Option<ModelFiles>> {
         RecipeSource::Hub { id, revision: None } => ModelSource::Hub(id.clone()),
         RecipeSource::Hub { id, revision: Some(revision) } => ModelSource::Hub(format!("{id}@{revision}")),
     };
-    match model::open(&source, hub) {
-        Err(_) if is_hub && hub == Hub::Cached => Ok(None),
-        files => files.map(Some),
-    }
+    let files = match model::open(&source, hub) {
+        Err(_) if is_hub && hub == Hub::Cached => return Ok(None),
+        Err(error) if hub == Hub::Cached && lacks_weights(&error) => return planned(&source, error),
+        files => files?,
+    };
+    // A run cannot do without, and would find out only later.
+    files.require_tokenizer()?;
+    Ok(Some((files.origin, files.config)))
+}
+
+fn lacks_weights(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ModelError::Format(FormatError::NoModel { .. })))
+}
+
+/// What is known of a folder that has a configuration and no weights yet, which is enough to plan.
+fn planned(source: &ModelSource, error: anyhow::Error) -> Result<Option<(String, LlamaConfig)>> {
+    let ModelSource::Folder(path) = source else { return Err(error) };
+    let config = path.join("config.json");
+    let Ok(text) = std::fs::read_to_string(&config) else { return Err(error) };
+    let config = LlamaConfig::from_hf_json(&text, &config.display().to_string())?;
+    line(&format!("note: {error}; a run needs them"));
+    Ok(Some((path.display().to_string(), config)))
 }
 
 /// The configuration of a model that starts from random weights.

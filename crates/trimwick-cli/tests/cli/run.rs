@@ -141,6 +141,41 @@ fn a_check_says_what_a_run_would_do_and_writes_nothing() {
     assert!(found["zeros"].as_u64() >= value["zeros"].as_u64());
 }
 
+/// Llama-2-70B in 8 bits, as dense and as 2:4, by arithmetic from its configuration alone: the 37 % that NVIDIA reports.
+#[test]
+fn the_sizes_of_a_model_are_known_before_its_weights_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("llama");
+    fs::create_dir(&model).unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+        "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "tie_word_embeddings": false,
+    });
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let recipe = |pattern| {
+        format!(
+            "[model]\nsource = \"llama\"\n[data]\ntrain = \"builtin:sotu-train\"\neval = \"builtin:sotu-eval\"\n\
+             [quantize]\nscheme = \"fp8\"\n{pattern}"
+        )
+    };
+    let pruned = recipe("[prune]\npattern = \"2:4\"\nmethod = \"magnitude\"\n");
+    fs::write(dir.path().join("dense.toml"), recipe("")).unwrap();
+    fs::write(dir.path().join("sparse.toml"), pruned).unwrap();
+    for (file, expected) in [
+        ("dense.toml", "size        138.0 GB in bf16 → 69.5 GB packed (-49.6 %)\n"),
+        ("sparse.toml", " → 69.5 GB packed (-49.6 %) → 43.8 GB with 2:4 packed (-36.9 %)\n"),
+    ] {
+        let (code, stdout, stderr) = ran(dir.path(), &["check", file]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains(expected), "no {expected:?} in\n{stdout}");
+        assert!(stderr.contains("llama: no model weights") && stderr.contains("a run needs them"), "{stderr}");
+    }
+    let (code, _, stderr) = ran(dir.path(), &["run", "dense.toml"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(!dir.path().join("runs").exists());
+}
+
 #[test]
 fn a_pretraining_recipe_and_a_model_of_the_hub_can_be_checked() {
     let dir = tempfile::tempdir().unwrap();
