@@ -169,7 +169,10 @@ fn the_sizes_of_a_model_are_known_before_its_weights_are_there() {
         let (code, stdout, stderr) = ran(dir.path(), &["check", file]);
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains(expected), "no {expected:?} in\n{stdout}");
-        assert!(stderr.contains("llama: no model weights") && stderr.contains("a run needs them"), "{stderr}");
+        assert!(
+            stderr.contains("llama: no model weights") && stderr.contains("a run needs them"),
+            "{stderr}"
+        );
     }
     let (code, _, stderr) = ran(dir.path(), &["run", "dense.toml"]);
     assert_eq!(code, 2, "{stderr}");

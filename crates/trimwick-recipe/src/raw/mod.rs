@@ -5,6 +5,7 @@
 
 mod key;
 mod list;
+mod numbers;
 mod parse;
 mod places;
 mod rules;
@@ -17,9 +18,10 @@ use crate::error::{Place, Plain};
 
 pub(crate) use key::{Default, Key, SectionSpec};
 pub(crate) use list::{list_of, needless, twice};
+pub(crate) use numbers::{Count, Number};
 pub(crate) use parse::{DEEPEST, parse_document, parse_value};
 pub(crate) use places::Places;
-pub(crate) use rules::{At, Choice, Count, Globs, Number, OneGlob, Rule, Sub, Subs, Switch, Text, text_of};
+pub(crate) use rules::{At, Choice, Globs, OneGlob, Rule, Sub, Subs, Switch, Text, text_of};
 pub(crate) use section::{Section, Sink, Slot};
 pub(crate) use suggest::{nearest, nearest_of};
 
