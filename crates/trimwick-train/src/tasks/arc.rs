@@ -54,7 +54,7 @@ pub(super) fn item(line: Line<'_>) -> Result<Item> {
         (Asked::Text(text), Some(choices)) => (text, choices.text, choices.label),
         (Asked::Text(_), None) => return Err(line.fault(FORM, "a question without choices")),
     };
-    if texts.len() != labels.len() {
+    if line.enough(texts.len())? != labels.len() {
         let found = format!("{} texts and {} labels", texts.len(), labels.len());
         return Err(line.fault("a label for each choice", found));
     }
@@ -63,7 +63,7 @@ pub(super) fn item(line: Line<'_>) -> Result<Item> {
         let expected = format!("answerKey: one of the labels {}", short(&labels.join(", ")));
         line.fault(expected, short(key))
     })?;
-    line.item(format!("Question: {question}\nAnswer:"), texts, gold)
+    Ok(line.item(format!("Question: {question}\nAnswer:"), texts, gold))
 }
 
 impl<'de> Deserialize<'de> for Asked {

@@ -20,8 +20,8 @@ struct Raw {
 
 pub(super) fn item(line: Line<'_>) -> Result<Item> {
     let raw: Raw = line.parse(FORM)?;
-    let gold = raw.gold.index_or_letter(&line, "gold", raw.choices.len())?;
-    let mut item = line.item(raw.query, raw.choices, gold)?;
+    let gold = raw.gold.index_or_letter(&line, "gold", line.enough(raw.choices.len())?)?;
+    let mut item = line.item(raw.query, raw.choices, gold);
     if let Some(delimiter) = raw.delimiter {
         item.delimiter = delimiter;
     }

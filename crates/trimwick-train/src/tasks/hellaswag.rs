@@ -20,14 +20,14 @@ struct Raw {
 
 pub(super) fn item(line: Line<'_>) -> Result<Item> {
     let raw: Raw = line.parse(FORM)?;
-    let gold = raw.label.index(&line, "label", raw.endings.len())?;
+    let gold = raw.label.index(&line, "label", line.enough(raw.endings.len())?)?;
     let context = match (raw.ctx_a, raw.ctx_b, raw.ctx) {
         (Some(a), Some(b), _) => format!("{a} {}", capitalized(&b)),
         (_, _, Some(ctx)) => ctx,
         _ => return Err(line.fault(FORM, "neither ctx_a with ctx_b nor ctx")),
     };
     let query = cleaned(&format!("{}: {context}", raw.activity_label));
-    line.item(query, raw.endings.iter().map(|ending| cleaned(ending)).collect(), gold)
+    Ok(line.item(query, raw.endings.iter().map(|ending| cleaned(ending)).collect(), gold))
 }
 
 /// The first letter large and all others small, which is what Python calls capitalized.

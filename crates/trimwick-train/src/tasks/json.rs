@@ -30,12 +30,13 @@ impl<'a> Line<'a> {
         self.input.fault(self.number, expected, found)
     }
 
-    /// The question, if it has enough choices.
-    pub(super) fn item(&self, context: String, choices: Vec<String>, gold: usize) -> Result<Item> {
-        if choices.len() < 2 {
-            return Err(self.fault("at least two choices", choices.len().to_string()));
-        }
-        Ok(Item { line: self.number, context, delimiter: " ".into(), choices, gold })
+    /// The number of choices, if it is enough.
+    pub(super) fn enough(&self, choices: usize) -> Result<usize> {
+        if choices < 2 { Err(self.fault("at least two choices", choices.to_string())) } else { Ok(choices) }
+    }
+
+    pub(super) fn item(&self, context: String, choices: Vec<String>, gold: usize) -> Item {
+        Item { line: self.number, context, delimiter: " ".into(), choices, gold }
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn items(input: &Input, limit: usize) -> Result<Vec<Item>> {
             };
             let gold = raw.answer.index_or_letter(&line, "answer", 4)?;
             let context = prompt(raw.subject.as_deref(), &raw.question, [a, b, c, d]);
-            lettered(line, context, gold)
+            Ok(lettered(line, context, gold))
         }),
     }
 }
@@ -60,7 +60,7 @@ fn rows(input: &Input, limit: usize) -> Result<Vec<Item>> {
         let gold = json::letter(answer).filter(|&gold| gold < 4).ok_or_else(|| {
             line.fault("a letter from A to D in the last field, and no heading above the rows", short(answer))
         })?;
-        items.push(lettered(line, prompt(subject.as_deref(), question, [a, b, c, d]), gold)?);
+        items.push(lettered(line, prompt(subject.as_deref(), question, [a, b, c, d]), gold));
     }
     Ok(items)
 }
@@ -77,7 +77,7 @@ fn prompt(subject: Option<&str>, question: &str, choices: [&str; 4]) -> String {
     format!("{about}{}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:", question.trim())
 }
 
-fn lettered(line: Line<'_>, context: String, gold: usize) -> Result<Item> {
+fn lettered(line: Line<'_>, context: String, gold: usize) -> Item {
     line.item(context, ["A", "B", "C", "D"].map(String::from).into(), gold)
 }
 

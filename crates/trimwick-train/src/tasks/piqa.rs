@@ -34,7 +34,7 @@ pub(super) fn items(input: &Input, limit: usize) -> Result<Vec<Item>> {
             }
         };
         count += 1;
-        line.item(format!("Question: {}\nAnswer:", raw.goal), vec![raw.sol1, raw.sol2], gold)
+        Ok(line.item(format!("Question: {}\nAnswer:", raw.goal), vec![raw.sol1, raw.sol2], gold))
     })?;
     match labels {
         // With a limit, the rest of the questions was not read.
@@ -75,14 +75,12 @@ impl Labels {
     }
 
     fn uneven(&self, questions: usize) -> crate::Error {
-        let line = self.found.len() as u64;
-        let expected = format!("a label for each question, at least {questions}");
-        let expected = if self.found.len() > questions {
-            format!("{questions} labels, one for each question")
-        } else {
-            expected
+        let found = self.found.len();
+        let expected = match found > questions {
+            true => format!("{questions} labels, one for each question"),
+            false => format!("a label for each question, at least {questions}"),
         };
-        self.input.fault(line, expected, format!("{line} labels"))
+        self.input.fault(found.max(1) as u64, expected, format!("{found} labels"))
     }
 }
 

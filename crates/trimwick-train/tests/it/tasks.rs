@@ -41,7 +41,7 @@ fn every_layout_becomes_the_prompt_of_the_harness() {
             ),
             vec![
                 item(1, "Knitting: A man sits. The man ", &["knits well", "leaves"], 1),
-                item(2, "Tea: How to.  brew", &["a", "b", "c", "d"], 3),
+                item(2, "Tea: How to. brew", &["a", "b", "c", "d"], 3),
             ],
         ),
         (
@@ -162,6 +162,12 @@ fn whatever_is_wrong_with_a_file_is_told_with_its_line() {
             "one.jsonl",
             br#"{"query": "q", "choices": ["a"], "gold": 0}"#.into(),
             "line 1: expected at least two choices, found 1",
+        ),
+        (
+            Layout::Choice,
+            "zero.jsonl",
+            br#"{"query": "q", "choices": [], "gold": "A"}"#.into(),
+            "line 1: expected at least two choices, found 0",
         ),
         (
             Layout::Choice,

@@ -13,7 +13,7 @@ pub(super) enum Engine {
     /// In f32.
     Whole(ParamStore, Llama),
     /// From packed weights; activations are not rounded.
-    Packed(PackedLlama),
+    Packed(Box<PackedLlama>),
 }
 
 impl Engine {
@@ -22,7 +22,7 @@ impl Engine {
         if files.is_packed() {
             let arithmetic = Arithmetic::Float;
             let options = PackedOptions { arithmetic, context: Some(positions), ..PackedOptions::default() };
-            return Ok(Self::Packed(PackedLlama::load(files, options)?));
+            return Ok(Self::Packed(Box::new(PackedLlama::load(files, options)?)));
         }
         let (store, model) = model::load(files, positions)?;
         Ok(Self::Whole(store, model))
@@ -102,7 +102,58 @@ fn shared(requests: &[Request]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{IndexOp, Tensor};
+    use trimwick_models::ModelSource;
+    use trimwick_nn::CausalLm;
+
     use super::*;
+    use crate::model::Hub;
+
+    #[test]
+    fn both_engines_give_the_log_likelihoods_of_the_whole_text() {
+        let source = ModelSource::parse("builtin:tiny-llama").unwrap();
+        let files = model::open(&source, Hub::Cached).unwrap();
+        let (store, llama) = model::load(&files, 40).unwrap();
+        let options =
+            PackedOptions { arithmetic: Arithmetic::Float, context: Some(40), ..PackedOptions::default() };
+        let packed = Engine::Packed(Box::new(PackedLlama::load(&files, options).unwrap()));
+        let ids = |from: u32, n: u32| (0..n).map(move |i| (from + i * i * 7) % 4096);
+        let request = |context: u32, choice: u32, n: u32| Request {
+            ids: ids(context, 20).chain(ids(choice, n)).collect(),
+            scored: n as usize,
+        };
+        // A context that is shared, one token each, and contexts that have nothing in common.
+        for requests in [
+            vec![request(5, 1, 4), request(5, 2, 9), request(5, 1, 1)],
+            vec![request(5, 1, 1), request(5, 2, 1), request(5, 3, 1)],
+            vec![request(5, 1, 3), request(6, 2, 2)],
+        ] {
+            // From the logits of each text alone, one position after the other.
+            let expected: Vec<f64> = requests
+                .iter()
+                .map(|request| {
+                    let t = request.ids.len();
+                    let x = Tensor::from_slice(&request.ids, (1, t), store.device()).unwrap();
+                    let logits: Vec<Vec<f32>> = llama.forward(&x).unwrap().i(0).unwrap().to_vec2().unwrap();
+                    let log_p = |i: usize| {
+                        let of = &logits[i - 1];
+                        let sum: f64 = of.iter().map(|l| f64::from(*l).exp()).sum();
+                        f64::from(of[request.ids[i] as usize]) - sum.ln()
+                    };
+                    (t - request.scored..t).map(log_p).sum()
+                })
+                .collect();
+            let mut dense = Dense::new(&llama, store.device());
+            for (name, found) in [
+                ("dense", dense.score(&requests).unwrap()),
+                ("packed", packed.scorer().score(&requests).unwrap()),
+            ] {
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert!((found - expected).abs() < 1e-3, "{name}: {found} for {expected}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_is_shared_ends_before_the_first_scored_position() {
