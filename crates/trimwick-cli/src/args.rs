@@ -30,7 +30,7 @@ pub(crate) enum Verb {
     /// Check a recipe, its files and the layers it names, and say what it would do; no weight is read.
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
-    /// Measure the perplexity of a model on texts.
+    /// Measure a model: its perplexity on texts, its answers to multiple-choice questions, alone or beside another's.
     #[command(after_help = EXIT_CODES)]
     Eval(EvalArgs),
     /// Time prompts and generation of one model or several, beside what the memory of the machine allows.
@@ -87,6 +87,11 @@ pub(crate) struct CheckArgs {
     pub(crate) json: bool,
 }
 
+/// What questions may be given as.
+const TASKS: &str = "Files of multiple-choice questions, scored by log-likelihood. LAYOUT: choice (lines such as \
+                     {\"query\": \"…\", \"choices\": [\"…\", \"…\"], \"gold\": 0}), hellaswag, arc, piqa or mmlu, as published. \
+                     FILE: a path, or builtin:sotu-choice";
+
 /// `eval`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -110,6 +115,14 @@ pub(crate) struct EvalArgs {
     /// Text between two documents; \n and \t are understood [default: a blank line].
     #[arg(long, value_name = "TEXT")]
     pub(crate) separator: Option<String>,
+    #[arg(long, value_name = "LAYOUT=FILE", num_args = 1.., action = ArgAction::Append, help = TASKS)]
+    pub(crate) tasks: Vec<String>,
+    /// Ask the first N questions of each file of --tasks [default: all].
+    #[arg(long, value_name = "N", value_parser = at_least::<1>)]
+    pub(crate) limit: Option<usize>,
+    /// Measure this model on the same too, and test whether the two differ.
+    #[arg(long, value_name = "MODEL2")]
+    pub(crate) against: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

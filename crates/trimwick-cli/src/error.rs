@@ -140,6 +140,7 @@ fn train(error: &TrainError) -> bool {
     match error {
         TrainError::NonFinite { .. }
         | TrainError::Broken { .. }
+        | TrainError::Scoring { .. }
         | TrainError::MissingGradient { .. }
         | TrainError::Hook { .. } => false,
         TrainError::Io { source, .. } => unreadable(source),

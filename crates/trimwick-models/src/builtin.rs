@@ -38,6 +38,10 @@ pub static TEXTS: &[Text] = &[
     Text { name: "sotu-eval", text: include_str!("../assets/text/sotu_heldout.txt") },
 ];
 
+/// Every built-in file of multiple-choice questions, a JSON object a line; `assets/tasks/README.md` says how it was made.
+pub static TASKS: &[Text] =
+    &[Text { name: "sotu-choice", text: include_str!("../assets/tasks/sotu_choice.jsonl") }];
+
 /// The built-in model of a name, without `builtin:`.
 pub fn model(name: &str) -> Option<&'static Model> {
     MODELS.iter().find(|model| model.name == name)
@@ -46,4 +50,9 @@ pub fn model(name: &str) -> Option<&'static Model> {
 /// The built-in text of a name, without `builtin:`.
 pub fn text(name: &str) -> Option<&'static str> {
     TEXTS.iter().find(|text| text.name == name).map(|text| text.text)
+}
+
+/// The built-in questions of a name, without `builtin:`.
+pub fn task(name: &str) -> Option<&'static str> {
+    TASKS.iter().find(|task| task.name == name).map(|task| task.text)
 }

@@ -143,6 +143,16 @@ pub enum Error {
         /// The tokenizer's error.
         source: BoxError,
     },
+    /// A question whose choices got no log-likelihoods.
+    #[error("{}: line {line}: the choices could not be scored: {source}", OneLine(.path))]
+    Scoring {
+        /// The file, or the name of a text in memory.
+        path: PathBuf,
+        /// Line of the question, counted from 1.
+        line: u64,
+        /// What went wrong.
+        source: BoxError,
+    },
     /// No text in the given files.
     #[error("data: {inputs} without any text: expected at least one non-empty document")]
     Empty {

@@ -4,7 +4,8 @@
 //! inside the model's forward pass, and what they do between steps is a [`StepHook`]. Around it stand parts that work
 //! alone in a loop of your own: [`AdamW`], [`Gradients`], [`Schedule`], [`Windows`], [`Distillation`], [`evaluate()`].
 //!
-//! [`blockwise`] is another loop: it trains a model block after block, with one block in memory.
+//! [`blockwise`] is another loop: it trains a model block after block, with one block in memory. [`tasks`] asks a model
+//! multiple-choice questions.
 //!
 //! Three rules shape the crate.
 //!
@@ -48,6 +49,7 @@ mod plan;
 mod schedule;
 mod state;
 mod step;
+pub mod tasks;
 mod trainer;
 mod walk;
 

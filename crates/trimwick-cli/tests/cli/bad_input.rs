@@ -23,6 +23,9 @@ fn every_bad_input_is_told_in_one_line_and_leaves_no_trace() {
     write("text.txt", b"The wick burns. ");
     write("latin.txt", b"caf\xe9");
     write("bad.jsonl", b"{\"text\": \"a\"}\n{\"txet\": \"b\"}\n");
+    write("good.q", br#"{"query": "q", "choices": ["a", "b"], "gold": 0}"#);
+    write("range.q", b"\n{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 7}\n");
+    write("empty.q", b"");
     write("empty.safetensors", b"");
     write("pickle.safetensors", b"\x80\x02ctorch\nFloatTensor\n");
     write("cut.gguf", &gguf(&[("a", "b")], &[("t", &[1.0; 8])])[..40]);
@@ -93,6 +96,33 @@ fn every_bad_input_is_told_in_one_line_and_leaves_no_trace() {
             &["eval", tiny, "--text", "text.txt", "--context", "66"],
             &["--context: expected at most the model's 64 positions, found 66"],
         ),
+        (&["eval", tiny, "--tasks"], &["a value is required for '--tasks <LAYOUT=FILE>...'"]),
+        (
+            &["eval", tiny, "--tasks", "good.q"],
+            &[
+                "--tasks: expected LAYOUT=FILE with a layout of choice, hellaswag, arc, piqa, mmlu, found good.q",
+            ],
+        ),
+        (&["eval", tiny, "--tasks", "ark=good.q"], &["with a layout of choice, hellaswag, arc"]),
+        (&["eval", tiny, "--tasks", "choice="], &["--tasks: expected LAYOUT=FILE"]),
+        (
+            &["eval", tiny, "--tasks", "choice=good.q", "arc=./good.q"],
+            &["--tasks: expected each file once, found ./good.q twice"],
+        ),
+        (
+            &["eval", tiny, "--tasks", "choice=builtin:sotu"],
+            &["--tasks: expected a file, or builtin:sotu-choice, found builtin:sotu"],
+        ),
+        (&["eval", tiny, "--tasks", "choice=none.q"], &["none.q: cannot open"]),
+        (&["eval", tiny, "--tasks", "choice=empty.q"], &["empty.q: line 1: expected at least one question"]),
+        (&["eval", tiny, "--tasks", "choice=range.q"], &["range.q: line 2: expected gold: an index from 0"]),
+        (&["eval", tiny, "--tasks", "choice=latin.txt"], &["latin.txt: line 1: expected UTF-8 text"]),
+        (&["eval", tiny, "--tasks", "piqa=good.q"], &["good.q: line 1: expected {\"goal\": text"]),
+        (&["eval", tiny, "--tasks", "choice=good.q", "--tokens", "9"], &["--tokens: has no effect"]),
+        (&["eval", tiny, "--tasks", "choice=good.q", "--context", "9"], &["--context: has no effect"]),
+        (&["eval", tiny, "--tasks", "choice=good.q", "--limit", "0"], &["a whole number of at least 1"]),
+        (&["eval", tiny, "--text", "text.txt", "--limit", "3"], &["--limit: has no effect"]),
+        (&["eval", tiny, "--tasks", "choice=good.q", "--against", "./nowhere"], &["no such folder"]),
         (&["eval", "./nowhere", "--text", "text.txt"], &["no such folder"]),
         (&["eval", "builtin:huge-llama", "--text", "text.txt"], &["no such built-in model"]),
         (&["eval", "cut.gguf", "--text", "text.txt"], &["cut.gguf: byte "]),

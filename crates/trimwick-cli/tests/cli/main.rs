@@ -13,4 +13,5 @@ mod report;
 mod run;
 mod support;
 mod tampered;
+mod tasks;
 mod verify;

@@ -129,18 +129,26 @@ impl PackedLlama {
     /// # Errors
     /// As [`PackedLlama::forward`]; the last token is only a target.
     pub fn losses(&self, window: &[u32]) -> Result<Vec<f64>> {
+        self.losses_after(window, &mut self.new_cache(KvFormat::F32))
+    }
+
+    /// [`PackedLlama::losses`] of a window that follows what the cache holds; it grows by all tokens but the last.
+    ///
+    /// # Errors
+    /// As [`PackedLlama::losses`].
+    pub fn losses_after(&self, window: &[u32], cache: &mut PackedCache) -> Result<Vec<f64>> {
         let Some((last, ids)) = window.split_last().filter(|(_, ids)| !ids.is_empty()) else {
             return Ok(Vec::new());
         };
-        self.check(ids, 0)?;
+        self.check(ids, cache.len())?;
         self.check(&[*last], 0)?;
-        let PackedCache { mut layers, mut buffers } = self.new_cache(KvFormat::F32);
-        self.blocks(None, ids, &mut layers, &mut buffers);
+        let PackedCache { layers, buffers } = cache;
+        self.blocks(None, ids, layers, buffers);
         let mix = LossMix { cross_entropy: 1., divergence: 0., temperature: 1., ignore: u32::MAX };
         let (mut losses, mut kl) = (vec![0.; ids.len()], vec![0.; ids.len()]);
         for from in (0..ids.len()).step_by(HEAD_ROWS) {
             let rows = from..(from + HEAD_ROWS).min(ids.len());
-            self.logits(None, rows.clone(), &mut buffers);
+            self.logits(None, rows.clone(), buffers);
             let targets = &window[rows.start + 1..rows.end + 1];
             token_losses(&buffers.logits, None, targets, &mix, &mut losses[rows.clone()], &mut kl[rows]);
         }

@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 
 /// The longest line that is read: a longer one is no text, and would be held in memory as a whole.
-const MAX_LINE: usize = 64 << 20;
+pub(crate) const MAX_LINE: usize = 64 << 20;
 
 /// A file, or a text in memory with a name for messages.
 #[derive(Debug, Clone)]
-pub(super) enum Input {
+pub(crate) enum Input {
     File(PathBuf),
     Memory { name: String, text: Cow<'static, str> },
 }
 
 impl Input {
     /// What to call it in a message.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
             Self::Memory { name, .. } => Path::new(name),
@@ -27,7 +27,7 @@ impl Input {
     }
 
     /// Calls `f` with each line, its line break included, and its number from 1, until `f` says stop.
-    pub(super) fn lines(&self, mut f: impl FnMut(&str, u64) -> Result<Next>) -> Result<Next> {
+    pub(crate) fn lines(&self, mut f: impl FnMut(&str, u64) -> Result<Next>) -> Result<Next> {
         let mut reader: Box<dyn BufRead + '_> = match self {
             Self::Memory { text, .. } => Box::new(text.as_bytes()),
             Self::File(path) => Box::new(BufReader::with_capacity(1 << 20, open(path)?)),
@@ -53,14 +53,14 @@ impl Input {
         }
     }
 
-    pub(super) fn fault(&self, line: u64, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    pub(crate) fn fault(&self, line: u64, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Text { path: self.path().into(), line, expected: expected.into(), found: found.into() }
     }
 }
 
 /// Whether to read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     Go,
     Stop,
 }

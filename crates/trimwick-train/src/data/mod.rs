@@ -4,5 +4,6 @@ mod lines;
 mod source;
 mod windows;
 
+pub(crate) use lines::{Input, MAX_LINE, Next};
 pub use source::{Encode, TextFormat, TextSource};
 pub use windows::{Batch, Cursor, Order, Windows};

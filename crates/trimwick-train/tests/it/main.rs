@@ -12,4 +12,5 @@ mod objective;
 mod optimizer;
 mod resume;
 mod state;
+mod tasks;
 mod training;
