@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use trimwick_models::{LlamaConfig, ModelFiles, ModelSource, Tokenizer};
-use trimwick_recipe::run::{config_of, layer_shapes};
+use trimwick_recipe::run::{check_templates, config_of, layer_shapes};
 use trimwick_recipe::{
     LayerRules, ModelSource as RecipeSource, ModelSpec, PretrainSpec, Recipe, TokenizerSpec,
 };
@@ -51,9 +51,13 @@ fn known(recipe: &Recipe, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
             let Some(files) = open(source, hub)? else { return Ok(None) };
             // A run cannot do without, and would find out only later.
             files.require_tokenizer()?;
+            check_templates(recipe, Some(&files))?;
             Ok(Some((files.origin, files.config)))
         }
-        ModelSpec::Pretrain(spec) => Ok(Some(("random weights".to_string(), fresh_config(recipe, spec)?))),
+        ModelSpec::Pretrain(spec) => {
+            check_templates(recipe, None)?;
+            Ok(Some(("random weights".to_string(), fresh_config(recipe, spec)?)))
+        }
     }
 }
 

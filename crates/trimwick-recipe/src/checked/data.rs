@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::chat::{self, ChatSpec, LOSS, TEMPLATE};
 use super::model::builtin;
 use crate::error::{FaultKind, Hint};
 use crate::raw::{At, Choice, Count, Key, Raw, Rule, Section, SectionSpec, Slot, Text, Value, text_of};
@@ -10,27 +11,48 @@ use crate::resolve::{ToToml, Writer};
 /// The texts that are compiled into the program, as they are named after `builtin:`.
 pub const BUILTIN_TEXTS: &[&str] = &["sotu-train", "sotu-eval"];
 
-/// A builtin text, a file pattern, or a table of files.
+/// Most sources that are mixed.
+const SOURCES: usize = 64;
+
+/// A builtin text, a file pattern, a table of files, or a list of such.
 #[derive(Debug)]
-struct TextRule;
+struct TextRule {
+    files: &'static SectionSpec,
+    /// Whether several may be mixed.
+    mixes: bool,
+}
 
 impl Rule for TextRule {
     type Value = ();
 
     fn expected(&self) -> String {
-        "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }".to_string()
+        let one = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
+        if self.mixes { format!("{one}, or a list of them to mix") } else { one.to_string() }
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<()> {
-        if matches!(raw.value, Value::Table(_)) || text_of(raw).is_some() {
-            return Some(());
+        let one = |raw: &Raw| matches!(raw.value, Value::Table(_)) || text_of(raw).is_some();
+        match &raw.value {
+            Value::List(list) if self.mixes => {
+                if !(1..=SOURCES).contains(&list.len()) {
+                    at.bad_value(raw, format!("a list of 1 to {SOURCES} sources"));
+                    return None;
+                }
+                let wrong = list.iter().enumerate().filter(|(_, item)| !one(item));
+                let expected = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
+                let found = wrong.map(|(i, item)| at.element(i).wrong_type(item, expected.into())).count();
+                (found == 0).then_some(())
+            }
+            _ if one(raw) => Some(()),
+            _ => {
+                at.wrong_type(raw, self.expected());
+                None
+            }
         }
-        at.wrong_type(raw, self.expected());
-        None
     }
 
     fn section(&self) -> Option<&'static SectionSpec> {
-        Some(&FILES_SPEC)
+        Some(self.files)
     }
 }
 
@@ -87,15 +109,15 @@ impl Rule for FilePatterns {
 
 static TRAIN: Key<TextRule> = Key::optional(
     "train",
-    TextRule,
+    TextRule { files: &TRAIN_SPEC, mixes: true },
     "\"builtin:sotu-train\"",
     "nothing trains or calibrates",
-    "The text to train and calibrate on.",
+    "The text to train and calibrate on; of a list, windows are taken of each source in proportion to its weight.",
 )
 .known_as(&["dataset", "train_files", "text"]);
 static EVAL: Key<TextRule> = Key::required(
     "eval",
-    TextRule,
+    TextRule { files: &EVAL_SPEC, mixes: false },
     "\"builtin:sotu-eval\"",
     "The text every arm is measured on; keep it apart from the training text.",
 )
@@ -125,6 +147,7 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
 enum Format {
     Text,
     Jsonl,
+    Chat,
 }
 
 static FILES: Key<FilePatterns> = Key::required(
@@ -142,6 +165,14 @@ static FORMAT: Key<Choice<Format>> = Key::optional(
     "One document per file, or one per line as a JSON object.",
 )
 .known_as(&["type"]);
+static TRAIN_FORMAT: Key<Choice<Format>> = Key::optional(
+    "format",
+    Choice(&[("text", Format::Text), ("jsonl", Format::Jsonl), ("chat", Format::Chat)]),
+    "\"text\"",
+    "\"jsonl\" where every pattern ends in .jsonl, \"text\" where none does",
+    "One document per file, or one per line as a JSON object; or a conversation per line: messages, Alpaca or ShareGPT.",
+)
+.known_as(&["type"]);
 static FIELD: Key<Text> = Key::default(
     "field",
     Text { what: "the name of a JSON field", allowed: |text| !text.is_empty() },
@@ -149,6 +180,13 @@ static FIELD: Key<Text> = Key::default(
     "The field of each JSON object that holds the text. Only with format \"jsonl\".",
 )
 .known_as(&["column", "text_field", "key"]);
+static WEIGHT: Key<Count> = Key::default(
+    "weight",
+    Count { min: 1, max: 1000 },
+    "1",
+    "How many windows are taken of this source, against the others of a list.",
+)
+.known_as(&["ratio", "share", "probability"]);
 static SEPARATOR: Key<Text> = Key::default(
     "separator",
     Text::any("the text between two documents"),
@@ -157,8 +195,13 @@ static SEPARATOR: Key<Text> = Key::default(
 )
 .known_as(&["sep", "join"]);
 
-/// The declaration of the tables `data.train` and `data.eval`.
-pub(crate) static FILES_SPEC: SectionSpec =
+/// The declaration of the table `data.train`, and of each of a list.
+static TRAIN_SPEC: SectionSpec = SectionSpec {
+    keys: &[&FILES, &TRAIN_FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE, &WEIGHT],
+    foreign: &[],
+};
+/// The declaration of the table `data.eval`.
+static EVAL_SPEC: SectionSpec =
     SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR], foreign: &[] };
 
 /// The texts of a recipe and how they are cut.
@@ -182,6 +225,17 @@ pub enum TextSource {
     Builtin(String),
     /// Files.
     Files(FileSet),
+    /// Several, at least two; only to train on.
+    Mix(Vec<MixedText>),
+}
+
+/// One of several texts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MixedText {
+    /// How many windows are taken of it, against the others.
+    pub weight: u32,
+    /// Not another mix.
+    pub text: TextSource,
 }
 
 /// Files that make up one text.
@@ -206,11 +260,13 @@ pub enum TextFormat {
         /// The field that holds the text.
         field: String,
     },
+    /// One conversation per line, as a JSON object; only to train on.
+    Chat(ChatSpec),
 }
 
 pub(crate) fn read(section: Section<'_>) -> Option<DataSpec> {
-    let train = read_text(&section, &TRAIN);
-    let eval = match read_text(&section, &EVAL) {
+    let train = read_train(&section);
+    let eval = match read_eval(&section) {
         Slot::Absent => {
             section.missing(&EVAL, EVAL.rule.expected());
             None
@@ -232,39 +288,98 @@ pub(crate) fn read(section: Section<'_>) -> Option<DataSpec> {
     })
 }
 
-fn read_text(section: &Section<'_>, key: &Key<TextRule>) -> Slot<TextSource> {
-    let Some(raw) = section.raw(key) else { return Slot::Absent };
-    let Some(text) = text_of(raw) else {
-        return section.sub(key).and_then(read_files).and_then(|files| Some(TextSource::Files(files)));
+fn read_eval(section: &Section<'_>) -> Slot<TextSource> {
+    let Some(raw) = section.raw(&EVAL) else { return Slot::Absent };
+    match text_of(raw) {
+        Some(text) => Slot::new(named(section, &EVAL, raw, text, &section.at(&EVAL))),
+        None => section.sub(&EVAL).and_then(|files| read_files(files, &FORMAT)).and_then(files_of),
+    }
+}
+
+fn read_train(section: &Section<'_>) -> Slot<TextSource> {
+    let Some(raw) = section.raw(&TRAIN) else { return Slot::Absent };
+    if let Some(text) = text_of(raw) {
+        return Slot::new(named(section, &TRAIN, raw, text, &section.at(&TRAIN)));
+    }
+    let Value::List(list) = &raw.value else {
+        return section.sub(&TRAIN).and_then(|files| {
+            files.unused(&WEIGHT, "there is one source", "remove it, or write a list of sources");
+            files_of(read_files(files, &TRAIN_FORMAT)?)
+        });
     };
-    if let Some(name) = text.strip_prefix("builtin:") {
-        return Slot::new(builtin(section, key, name, BUILTIN_TEXTS).map(TextSource::Builtin));
-    }
-    if BUILTIN_TEXTS.contains(&text) {
-        let hint = Hint::DidYouMean(format!("builtin:{text}"));
-        section
-            .fault(key, FaultKind::UnknownWord { expected: key.rule.expected(), found: raw.found(), hint });
-        return Slot::Faulty;
-    }
-    let file = FilePatterns::one(raw, &section.at(key));
-    let defaults = section.empty(key, &FILES_SPEC);
-    Slot::new(file).and_then(|file| {
-        let format = if is_jsonl(&file) { jsonl(defaults.get(&FIELD)?) } else { TextFormat::Text };
-        Some(TextSource::Files(FileSet { files: vec![file], format, separator: defaults.get(&SEPARATOR)? }))
+    section.maybe(&TRAIN).and_then(|()| {
+        let alone = list.len() == 1;
+        let one = |(i, raw): (usize, &Raw)| {
+            let Some(text) = text_of(raw) else {
+                let files = section.element(&TRAIN, i, &TRAIN_SPEC)?;
+                let weight = if alone {
+                    files.unused(&WEIGHT, "there is one source", "remove it, or add another source");
+                    Some(1)
+                } else {
+                    files.get(&WEIGHT)
+                };
+                let text = read_files(files, &TRAIN_FORMAT).and_then(files_of);
+                return Some(MixedText { weight: u32::try_from(weight?).ok()?, text: text? });
+            };
+            let text = named(section, &TRAIN, raw, text, &section.at(&TRAIN).element(i))?;
+            Some(MixedText { weight: 1, text })
+        };
+        let read: Vec<Option<MixedText>> = list.iter().enumerate().map(one).collect();
+        let mut mix = read.into_iter().collect::<Option<Vec<_>>>()?;
+        if alone { mix.pop().map(|only| only.text) } else { Some(TextSource::Mix(mix)) }
     })
 }
 
-fn read_files(section: Section<'_>) -> Option<FileSet> {
+fn files_of(files: FileSet) -> Option<TextSource> {
+    Some(TextSource::Files(files))
+}
+
+/// A text that is given as one string.
+fn named(
+    section: &Section<'_>,
+    key: &Key<TextRule>,
+    raw: &Raw,
+    text: &str,
+    at: &At<'_>,
+) -> Option<TextSource> {
+    if let Some(name) = text.strip_prefix("builtin:") {
+        return builtin(section, key, name, BUILTIN_TEXTS).map(TextSource::Builtin);
+    }
+    if BUILTIN_TEXTS.contains(&text) {
+        let hint = Hint::DidYouMean(format!("builtin:{text}"));
+        at.report(raw, FaultKind::UnknownWord { expected: key.rule.expected(), found: raw.found(), hint });
+        return None;
+    }
+    let file = FilePatterns::one(raw, at)?;
+    let defaults = section.empty(key, key.rule.files);
+    let format = if is_jsonl(&file) { jsonl(defaults.get(&FIELD)?) } else { TextFormat::Text };
+    Some(TextSource::Files(FileSet { files: vec![file], format, separator: defaults.get(&SEPARATOR)? }))
+}
+
+fn read_files(section: Section<'_>, key: &Key<Choice<Format>>) -> Option<FileSet> {
+    let trains = key.rule.0.len() > FORMAT.rule.0.len();
     let files = section.get(&FILES);
-    let format = match (section.maybe(&FORMAT), &files) {
+    let format = match (section.maybe(key), &files) {
         (Slot::Given(format), _) => Some(format),
         (Slot::Absent, Some(files)) if files.iter().all(|file| is_jsonl(file)) => Some(Format::Jsonl),
         (Slot::Absent, Some(files)) if files.iter().any(|file| is_jsonl(file)) => {
-            section.missing(&FORMAT, "one format for files that look like both".to_string());
+            section.missing(key, "one format for files that look like both".to_string());
             None
         }
         (Slot::Absent, Some(_)) => Some(Format::Text),
         _ => None,
+    };
+    let is_chat = matches!(format, Some(Format::Chat));
+    if trains && !is_chat && format.is_some() {
+        chat::none(&section);
+    }
+    let spec = if trains && (is_chat || format.is_none()) { chat::read(&section) } else { None };
+    let separator = if is_chat {
+        let (why, advice) = ("conversations are kept apart", "remove it");
+        section.unused(&SEPARATOR, why, advice);
+        Some(String::new())
+    } else {
+        section.get(&SEPARATOR)
     };
     let format = match format {
         Some(Format::Text) => {
@@ -272,9 +387,12 @@ fn read_files(section: Section<'_>) -> Option<FileSet> {
             Some(TextFormat::Text)
         }
         Some(Format::Jsonl) => section.get(&FIELD).map(jsonl),
+        Some(Format::Chat) => {
+            section.unused(&FIELD, "a conversation says which fields it has", "remove it");
+            spec.map(TextFormat::Chat)
+        }
         None => section.get(&FIELD).and(None),
     };
-    let separator = section.get(&SEPARATOR);
     section.finish();
     Some(FileSet { files: files?, format: format?, separator: separator? })
 }
@@ -299,19 +417,55 @@ impl DataSpec {
 
 impl ToToml for TextSource {
     fn to_toml(&self) -> String {
-        let set = match self {
-            TextSource::Builtin(name) => return format!("builtin:{name}").to_toml(),
-            TextSource::Files(set) => set,
-        };
-        let mut keys: Vec<(&str, Box<dyn ToToml + '_>)> = vec![(FILES.name, Box::new(set.files.as_slice()))];
-        match &set.format {
+        match self {
+            TextSource::Builtin(name) => format!("builtin:{name}").to_toml(),
+            TextSource::Files(set) => set.keys().to_toml(),
+            TextSource::Mix(mix) => {
+                let each = mix.iter().map(|MixedText { weight, text }| match text {
+                    TextSource::Files(set) => {
+                        let mut keys = set.keys();
+                        keys.push((WEIGHT.name, Box::new(u64::from(*weight))));
+                        keys.to_toml()
+                    }
+                    text => text.to_toml(),
+                });
+                format!("[{}]", each.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+impl FileSet {
+    /// The keys of its table with their values.
+    fn keys(&self) -> Vec<(&str, Box<dyn ToToml + '_>)> {
+        let mut keys: Vec<(&str, Box<dyn ToToml + '_>)> = vec![(FILES.name, Box::new(self.files.as_slice()))];
+        match &self.format {
             TextFormat::Text => keys.push((FORMAT.name, Box::new("text"))),
             TextFormat::Jsonl { field } => {
                 keys.push((FORMAT.name, Box::new("jsonl")));
                 keys.push((FIELD.name, Box::new(field)));
             }
+            TextFormat::Chat(spec) => {
+                keys.push((FORMAT.name, Box::new("chat")));
+                spec.put(&mut keys);
+                return keys;
+            }
         }
-        keys.push((SEPARATOR.name, Box::new(&set.separator)));
-        keys.to_toml()
+        keys.push((SEPARATOR.name, Box::new(&self.separator)));
+        keys
+    }
+}
+
+impl DataSpec {
+    /// The sources of the training text with the keys that they stand at: one, or those of a list; none where nothing
+    /// trains.
+    pub fn sources(&self) -> Vec<(String, &TextSource)> {
+        match &self.train {
+            None => Vec::new(),
+            Some(TextSource::Mix(mix)) => {
+                mix.iter().enumerate().map(|(i, mixed)| (format!("data.train.{i}"), &mixed.text)).collect()
+            }
+            Some(text) => vec![("data.train".into(), text)],
+        }
     }
 }

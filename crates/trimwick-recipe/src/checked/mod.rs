@@ -6,6 +6,7 @@
 pub(crate) mod blockwise;
 pub(crate) mod budget;
 pub(crate) mod calibration;
+pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod cross;
