@@ -78,7 +78,10 @@ fn the_tokens_of_an_answer_decode_to_the_answer() {
             let decoded = tokenizer.decode(&inner, false).unwrap();
             let answer = &found.text[answer.clone()];
             // A token that also holds a part of the prompt is none of the answer.
-            assert!(answer.ends_with(&decoded) && answer.len() - decoded.len() <= 3, "{answer:?} {decoded:?}");
+            assert!(
+                answer.ends_with(&decoded) && answer.len() - decoded.len() <= 3,
+                "{answer:?} {decoded:?}"
+            );
         }
     }
 }

@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::checked::chat::{ChatSpec, TemplateSource};
-use crate::checked::data::{FileSet, TextFormat, TextSource};
+use crate::checked::data::TextSource;
+use crate::checked::file_set::{FileSet, TextFormat};
 use crate::checked::model::{ModelSource, ModelSpec};
 use crate::error::{FaultKind, Faults, Plain};
 use crate::raw::nearest;

@@ -59,8 +59,7 @@ impl Marks {
         seen: ("\u{1b}[2m", "\u{1b}[0m"),
         legend: "\u{1b}[32mgreen\u{1b}[0m is trained",
     };
-    const BRACKETS: Self =
-        Self { trained: ("[[", "]]"), seen: ("", ""), legend: "[[this]] is trained" };
+    const BRACKETS: Self = Self { trained: ("[[", "]]"), seen: ("", ""), legend: "[[this]] is trained" };
 }
 
 fn describe(found: &Preview, marks: Marks) -> String {

@@ -1,6 +1,7 @@
 //! The real binary, driven as a user drives it.
 
 mod bad_input;
+mod chat;
 mod early;
 mod help;
 mod inspect;

@@ -88,9 +88,7 @@ fn tokenizer_config(folder: &Path) -> Result<Option<Value>> {
 fn json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read_text(path, MAX_CONFIG)? else { return Ok(None) };
     let parsed = serde_json::from_str(&text);
-    parsed
-        .map(Some)
-        .map_err(|e| Error::Json { origin: path.display().to_string(), reason: e.to_string() })
+    parsed.map(Some).map_err(|e| Error::Json { origin: path.display().to_string(), reason: e.to_string() })
 }
 
 /// A template and where it stands.

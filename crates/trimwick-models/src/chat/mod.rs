@@ -171,7 +171,7 @@ impl ChatTemplate {
             let answered = answered.as_deref().unwrap_or(&text);
             if !answered.starts_with(&asked) || !text.starts_with(answered) {
                 let found = format!("another text before message {} once later ones are there", i + 1);
-                let expected = "a template that only appends, so that answers can be told apart";
+                let expected = "a template that only appends, so that answers can be told apart (loss = \"all\" takes any)";
                 return Err(self.fault(expected, found));
             }
             answers.push(asked.len()..answered.len());
@@ -246,7 +246,9 @@ mod tests {
     use super::*;
 
     fn turns(list: &[(&str, &str)]) -> Vec<Message> {
-        list.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect()
+        list.iter()
+            .map(|(role, content)| Message { role: (*role).into(), content: (*content).into() })
+            .collect()
     }
 
     fn template(source: &str) -> ChatTemplate {
@@ -283,11 +285,17 @@ mod tests {
     fn a_template_that_does_no_good_is_one_line() {
         let table = [
             ("{{ raise_exception('roles\nmust   alternate') }}", "\"roles must alternate\""),
-            ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "more than 2000000 steps"),
+            (
+                "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+                "more than 2000000 steps",
+            ),
             ("{% for i in range(100000) %}{{ 'x' * 10000 }}{% endfor %}", "writes more"),
             ("{{ strftime_now('%Y') }}", "strftime_now"),
             ("{% include 'other' %}", "other"),
-            ("{% for m in messages %}{{ loop.revindex }}{{ m.content }}{% endfor %}", "another text before message 2"),
+            (
+                "{% for m in messages %}{{ loop.revindex }}{{ m.content }}{% endfor %}",
+                "another text before message 2",
+            ),
             ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ];
         for (source, expected) in table {
@@ -296,7 +304,10 @@ mod tests {
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(expected), "{source}: {error}");
-            assert!(!error.contains('\n') && error.starts_with("t.jinja: chat template: expected "), "{error}");
+            assert!(
+                !error.contains('\n') && error.starts_with("t.jinja: chat template: expected "),
+                "{error}"
+            );
         }
         let error = ChatTemplate::new("{% if %}", SpecialTokens::default(), "x").unwrap_err().to_string();
         assert!(error.starts_with("x: chat template: expected a Jinja template, found "), "{error}");

@@ -17,6 +17,7 @@ pub(crate) mod data;
 pub(crate) mod distill;
 pub(crate) mod engine;
 pub(crate) mod export;
+pub(crate) mod file_set;
 pub(crate) mod groups;
 pub(crate) mod kv;
 pub(crate) mod lora;

@@ -1,6 +1,7 @@
 //! Conversations of a recipe as tokens: which template, which tokens are answers.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use trimwick_models::{
     ChatTemplate, Error as ModelError, LlamaConfig, Message, ModelFiles, SpecialTokens, Tokenizer,
@@ -42,7 +43,12 @@ impl Chat {
     ///
     /// # Errors
     /// A fault at the key where there is none, or one that is none.
-    pub(crate) fn template(&self, recipe: &Recipe, key: &str, spec: &ChatSpec) -> Result<Cow<'_, ChatTemplate>> {
+    pub(crate) fn template(
+        &self,
+        recipe: &Recipe,
+        key: &str,
+        spec: &ChatSpec,
+    ) -> Result<Cow<'_, ChatTemplate>> {
         let at = format!("{key}.template");
         let tokens = self.tokens.clone();
         let found = match &spec.template {
@@ -116,19 +122,24 @@ pub fn check_templates(recipe: &Recipe, model: Option<&ModelFiles>) -> Result<()
     known.map_or(Ok(()), |faults| Err(faults.into()))
 }
 
-/// The tokens of a conversation. A token is the answer's when all of its text is.
+/// The tokens of a conversation. With `answers` it is known which are the assistant's: those of which all of the text is.
 pub(crate) fn tokens(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     turns: &[Turn],
+    answers: bool,
 ) -> Result<Conversation, BoxError> {
     let message = |turn: &Turn| Message { role: turn.role.name().into(), content: turn.content.clone() };
     let messages: Vec<Message> = turns.iter().map(message).collect();
+    if !answers {
+        let ids = tokenizer.encode(&template.render(&messages, false)?, false)?;
+        return Ok(Conversation { answers: vec![false; ids.len()], ids });
+    }
     let found = template.conversation(&messages)?;
     let (ids, spans) = tokenizer.encode_spans(&found.text)?;
     // Both are in the order of the text.
     let mut answers = found.answers.iter().peekable();
-    let inside = |span: &std::ops::Range<usize>| {
+    let inside = |span: &Range<usize>| {
         while answers.next_if(|answer| answer.end < span.end).is_some() {}
         answers.peek().is_some_and(|answer| answer.start <= span.start && span.end <= answer.end)
     };

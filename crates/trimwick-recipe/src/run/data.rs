@@ -10,8 +10,7 @@ use super::chat::{self, Chat};
 use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use crate::{
-    CalibrationSpec, ChatLoss, ChatSpec, FaultKind, Faults, Recipe, TextFormat as Format,
-    TextSource as Text,
+    CalibrationSpec, ChatLoss, ChatSpec, FaultKind, Faults, Recipe, TextFormat as Format, TextSource as Text,
 };
 
 /// What texts are made into tokens with.
@@ -79,7 +78,7 @@ fn windows(
     with: With<'_>,
     limit: Option<usize>,
 ) -> Result<(Windows, Option<ChatCounts>)> {
-    let With { tokenizer, vocab, chat } = with;
+    let With { tokenizer, vocab, chat: of_model } = with;
     let context = recipe.data.context;
     match documents(recipe, text, key)? {
         Documents::Text(source) => {
@@ -87,10 +86,10 @@ fn windows(
             Ok((Windows::new(source.encode(&encode, vocab, limit)?, context)?, None))
         }
         Documents::Chat(source, spec) => {
-            let template = chat.template(recipe, key, spec)?;
-            let render = |turns: &[Turn]| chat::tokens(&template, tokenizer, turns);
+            let template = of_model.template(recipe, key, spec)?;
             let answers = spec.loss == ChatLoss::Answers;
-            let options = ChatOptions { context, pad: chat.pad, vocab, answers };
+            let render = |turns: &[Turn]| chat::tokens(&template, tokenizer, turns, answers);
+            let options = ChatOptions { context, pad: of_model.pad, vocab, answers };
             let (windows, counts) = source.windows(&render, &options)?;
             Ok((windows, Some(counts)))
         }

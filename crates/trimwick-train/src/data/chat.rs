@@ -22,7 +22,7 @@ const PIECE: (usize, usize) = (4 << 20, 4096);
 pub struct Conversation {
     /// All of it, with every token that the template writes.
     pub ids: Vec<u32>,
-    /// Which of them the assistant writes.
+    /// Which of them the assistant writes; not looked at where every token is trained.
     pub answers: Vec<bool>,
 }
 
@@ -129,7 +129,11 @@ impl ChatSource {
         }
         if packed == 0 {
             let expected = "one in which some conversation has a token to train";
-            return Err(Error::setting("context", expected, format!("{context}, which none of them reaches")));
+            return Err(Error::setting(
+                "context",
+                expected,
+                format!("{context}, which none of them reaches"),
+            ));
         }
         Ok((packer.finish()?, counts))
     }
@@ -198,7 +202,8 @@ impl ChatSource {
         let turns = self.turns(line)?;
         let fault = |expected: String, found: String| self.wrong(line.input, line.line, (expected, found));
         if options.answers && turns.iter().all(|turn| turn.role != Role::Assistant) {
-            let expected = "a turn of the assistant, whose answers are trained (loss = \"all\" takes every turn)";
+            let expected =
+                "a turn of the assistant, whose answers are trained (loss = \"all\" takes every turn)";
             return Err(fault(expected.into(), format!("{} without one", turns.len())));
         }
         let refused =

@@ -88,7 +88,6 @@ impl TextSource {
         }
         Ok(packer.ids.into())
     }
-
 }
 
 /// What inputs are called together.
@@ -253,7 +252,8 @@ impl Packer<'_> {
 /// The text of one JSONL line.
 fn document(input: &Input, line: u64, text: &str, field: &str) -> Result<String> {
     let expected = || format!("a JSON object with a string {field:?}");
-    let value: Value = serde_json::from_str(text).map_err(|e| input.fault(line, expected(), json_reason(&e)))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| input.fault(line, expected(), json_reason(&e)))?;
     let found = match value {
         Value::Object(mut object) => match object.remove(field) {
             Some(Value::String(document)) => return Ok(document),

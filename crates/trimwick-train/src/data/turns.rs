@@ -68,7 +68,10 @@ impl Shape {
                     None => "an empty object".into(),
                 },
             ),
-            _ => wrong("one of \"messages\", \"conversations\", \"instruction\"", "more than one of these keys"),
+            _ => wrong(
+                "one of \"messages\", \"conversations\", \"instruction\"",
+                "more than one of these keys",
+            ),
         }
     }
 
@@ -103,7 +106,10 @@ impl Shape {
     fn turn(self, turn: &Value, index: usize, role: &str, content: &str) -> Result<Turn, Wrong> {
         let at = |key: &str| format!("{}[{index}].{key}", self.key());
         let Value::Object(object) = turn else {
-            return wrong(format!("{}[{index}] to be an object with {role:?} and {content:?}", self.key()), kind(turn));
+            return wrong(
+                format!("{}[{index}] to be an object with {role:?} and {content:?}", self.key()),
+                kind(turn),
+            );
         };
         let text = |key: &str| match object.get(key) {
             Some(Value::String(text)) => Ok(text),

@@ -55,7 +55,9 @@ fn every_shape_gives_the_same_tokens_and_marks() -> Result<()> {
     for line in shapes {
         assert_eq!(seen(line), [("user", "ab\n\nc".to_string()), ("assistant", "de".into())], "{line}");
     }
-    for line in [r#"{"instruction": "ab", "output": "de"}"#, r#"{"instruction": "ab", "input": "", "output": "de"}"#] {
+    for line in
+        [r#"{"instruction": "ab", "output": "de"}"#, r#"{"instruction": "ab", "input": "", "output": "de"}"#]
+    {
         assert_eq!(seen(line)[0].1, "ab");
         let (windows, counts) = read(&format!("\u{feff}{line}\n\n{line}\n"))?;
         assert_eq!(counts, ChatCounts { conversations: 2, ..ChatCounts::default() });
@@ -79,7 +81,8 @@ fn every_shape_gives_the_same_tokens_and_marks() -> Result<()> {
 
 #[test]
 fn what_is_longer_than_the_context_is_cut_and_counted() -> Result<()> {
-    let line = |asked: &str, answer: &str| format!("{{\"instruction\": {asked:?}, \"output\": {answer:?}}}\n");
+    let line =
+        |asked: &str, answer: &str| format!("{{\"instruction\": {asked:?}, \"output\": {answer:?}}}\n");
     let text = line("a", "bbbbbbbbbbbbbbbbbbbb") + &line("aaaaaaaaaaaaaaaaaaaa", "b") + &line("a", "b");
     let (windows, counts) = read(&text)?;
     // 25 tokens of which 16 stay, 25 whose answer is beyond the context, and 6.
@@ -100,17 +103,29 @@ fn bad_lines_are_named_with_what_to_do() {
     let cases = [
         ("{\"messages\": [".to_string(), "EOF"),
         ("[1]".into(), "an array"),
-        ("{\"text\": \"a\"}".into(), "the key \"messages\", as in the file's first line, found \"text\" first"),
+        (
+            "{\"text\": \"a\"}".into(),
+            "the key \"messages\", as in the file's first line, found \"text\" first",
+        ),
         (messages("3"), "\"messages\" to be a list, found a number"),
         (messages("[]"), "at least one turn in \"messages\", found an empty list"),
         (messages("[\"a\"]"), "messages[0] to be an object"),
         (messages(r#"[{"content": "a"}]"#), "a string messages[0].role, found no such key"),
-        (messages(r#"[{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]"#), "messages[1].role to be \"system\", \"user\" or \"assistant\", found \"bot\""),
-        (messages(r#"[{"role": "user", "content": ["a"]}]"#), "messages[0].content to be a string, found an array"),
+        (
+            messages(r#"[{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]"#),
+            "messages[1].role to be \"system\", \"user\" or \"assistant\", found \"bot\"",
+        ),
+        (
+            messages(r#"[{"role": "user", "content": ["a"]}]"#),
+            "messages[0].content to be a string, found an array",
+        ),
         (messages(r#"[{"role": "user", "content": null}]"#), "found null"),
         (messages(r#"[{"role": "user", "content": "a"}]"#), "a turn of the assistant"),
         (messages(r#"[{"role": "assistant", "content": "v"}]"#), "the template says no"),
-        (messages(r#"[{"role": "assistant", "content": "z"}]"#), "id 25: the tokenizer belongs to another model"),
+        (
+            messages(r#"[{"role": "assistant", "content": "z"}]"#),
+            "id 25: the tokenizer belongs to another model",
+        ),
     ];
     for (bad, expected) in cases {
         let error = read(&format!("{good}\n\n{bad}\n{good}\n")).unwrap_err().to_string();
@@ -122,7 +137,10 @@ fn bad_lines_are_named_with_what_to_do() {
         ("{\"text\": \"a\"}", "none of these keys (the first of 1 is \"text\")"),
         ("{\"messages\": [], \"instruction\": \"\"}", "more than one of these keys"),
         ("{\"instruction\": \"a\"}", "a string \"output\", found no such key"),
-        ("{\"instruction\": \"a\", \"input\": 3, \"output\": \"b\"}", "\"input\" to be a string, found a number"),
+        (
+            "{\"instruction\": \"a\", \"input\": 3, \"output\": \"b\"}",
+            "\"input\" to be a string, found a number",
+        ),
         (r#"{"conversations": [{"role": "user", "content": "a"}]}"#, "a string conversations[0].from"),
         (r#"{"conversations": [{"from": "bing", "value": "a"}]}"#, "\"human\" (or \"user\")"),
     ] {
@@ -141,7 +159,9 @@ fn bad_lines_are_named_with_what_to_do() {
 /// Lines of which the answers have different lengths.
 fn talks() -> String {
     let line = |i: usize| {
-        let word = |n: usize, k: usize| (0..n).map(|j| char::from(b'a' + ((i * k + j * 3) % 20) as u8)).collect::<String>();
+        let word = |n: usize, k: usize| {
+            (0..n).map(|j| char::from(b'a' + ((i * k + j * 3) % 20) as u8)).collect::<String>()
+        };
         format!("{{\"instruction\": {:?}, \"output\": {:?}}}\n", word(1 + i % 4, 7), word(1 + i % 7, 5))
     };
     (0..40).map(line).collect()
@@ -158,7 +178,8 @@ fn gradients_are_those_of_the_answers_alone() -> Result<()> {
     let asked: Vec<usize> = (0..batch.targets.len()).filter(|&i| batch.targets[i] == u32::MAX).collect();
     assert!(asked.len() > 5 && batch.trained() > 5);
     for distill in [None, Some((0.7, 1.5, 0.)), Some((1., 1., 0.3))] {
-        let config = distill.map(|(weight, temperature, features)| DistillConfig { weight, temperature, features });
+        let config =
+            distill.map(|(weight, temperature, features)| DistillConfig { weight, temperature, features });
         let distill = config.map(|config| Distillation::new(&teacher, config)).transpose()?;
         let of = |batch: &Batch| -> Result<_> {
             let loss = loss(&model, batch, distill.as_ref())?;
@@ -219,7 +240,9 @@ fn a_run_on_conversations_goes_on_to_the_same_bytes() {
                 assert_eq!(bits(&ran.store), bits(&expected.store), "{memory:?}");
                 let metrics = |dir: &tempfile::TempDir| {
                     let text = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-                    text.lines().map(|l| l.split(",\"seconds").next().unwrap().to_string()).collect::<Vec<_>>()
+                    text.lines()
+                        .map(|l| l.split(",\"seconds").next().unwrap().to_string())
+                        .collect::<Vec<_>>()
                 };
                 assert_eq!(metrics(&parts), metrics(&whole), "{memory:?}");
             }
