@@ -48,7 +48,7 @@ fn folder(train: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let text = words(3, 120);
-    let sentences: Vec<&str> = text.split(". ").collect();
+    let sentences: Vec<&str> = text.split_terminator(". ").collect();
     let line = |pair: &[&str]| {
         let message = |role: &str, content: &str| serde_json::json!({ "role": role, "content": content });
         let messages = [message("user", pair[0]), message("assistant", pair[1])];
@@ -94,7 +94,7 @@ fn a_preview_shows_what_is_trained() {
         }
     }
     assert!(
-        text.contains("data.train.0: 60 conversations (0 longer than data.context and cut, 0 left out"),
+        text.contains("data.train.0: 51 conversations (0 longer than data.context and cut, 0 left out"),
         "{text}"
     );
     assert!(text.ends_with("[[this]] is trained\n"), "{text}");
@@ -173,13 +173,13 @@ fn what_is_wrong_is_one_line_and_nothing_is_written() {
             chat(", template = \"chatml\""),
             TEMPLATE,
             "{\"messages\": [{\"role\": \"tool\", \"content\": \"\"}]}\n",
-            "talks.jsonl: line 61: expected messages[0].role to be \"system\", \"user\" or \"assistant\", found \"tool\"",
+            "talks.jsonl: line 52: expected messages[0].role to be \"system\", \"user\" or \"assistant\", found \"tool\"",
         ),
         (
             chat(", template = \"chatml\""),
             TEMPLATE,
             "{\"messages\"\n",
-            "talks.jsonl: line 61: expected a JSON object with a conversation, found ",
+            "talks.jsonl: line 52: expected a JSON object with a conversation, found ",
         ),
     ] {
         let dir = folder(&train);

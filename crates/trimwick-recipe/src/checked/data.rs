@@ -19,7 +19,6 @@ pub const BUILTIN_TEXTS: &[&str] = &["sotu-train", "sotu-eval"];
 const SOURCES: usize = 64;
 
 /// A builtin text, a file pattern, a table of files, or a list of such.
-#[derive(Debug)]
 struct TextRule {
     files: &'static SectionSpec,
     /// Whether several may be mixed.

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::chat::{self, ChatSpec};
-use crate::error::FaultKind;
 use crate::raw::{At, Choice, Key, Raw, Rule, Section, Slot, Text, Value, text_of};
 use crate::resolve::ToToml;
 

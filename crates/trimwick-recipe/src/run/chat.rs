@@ -9,7 +9,7 @@ use trimwick_models::{
 use trimwick_train::{BoxError, Conversation, Turn};
 
 use super::error::Result;
-use crate::{ChatSpec, FaultKind, Faults, Recipe, TemplateSource, TextFormat, TextSource};
+use crate::{ChatSpec, FaultKind, Faults, FileSet, Recipe, TemplateSource, TextFormat, TextSource};
 
 /// What a model brings along for conversations.
 pub(crate) struct Chat {
@@ -88,15 +88,13 @@ fn pad(config: &LlamaConfig) -> u32 {
 
 /// The sources that hold conversations, with their keys.
 fn specs(recipe: &Recipe) -> Vec<(String, &ChatSpec)> {
-    let sources = recipe.data.sources().into_iter();
-    let spec = |(key, text)| match text {
-        TextSource::Files(set) => match &set.format {
-            TextFormat::Chat(spec) => Some((key, spec)),
+    fn spec(text: &TextSource) -> Option<&ChatSpec> {
+        match text {
+            TextSource::Files(FileSet { format: TextFormat::Chat(spec), .. }) => Some(spec),
             _ => None,
-        },
-        _ => None,
-    };
-    sources.filter_map(spec).collect()
+        }
+    }
+    recipe.data.sources().into_iter().filter_map(|(key, text)| Some((key, spec(text)?))).collect()
 }
 
 /// Checks that every source of conversations has a template that can be used. `model` is the model that the recipe starts
@@ -128,7 +126,7 @@ pub(crate) fn tokens(
     tokenizer: &Tokenizer,
     turns: &[Turn],
     answers: bool,
-) -> Result<Conversation, BoxError> {
+) -> std::result::Result<Conversation, BoxError> {
     let message = |turn: &Turn| Message { role: turn.role.name().into(), content: turn.content.clone() };
     let messages: Vec<Message> = turns.iter().map(message).collect();
     if !answers {
