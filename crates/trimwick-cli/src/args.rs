@@ -30,6 +30,9 @@ pub(crate) enum Verb {
     /// Check a recipe, its files and the layers it names, and say what it would do; no weight is read.
     #[command(after_help = EXIT_CODES)]
     Check(CheckArgs),
+    /// Show the text that a recipe trains on as its model sees it, and which of it is trained.
+    #[command(after_help = EXIT_CODES)]
+    Preview(PreviewArgs),
     /// Measure a model: its perplexity on texts, its answers to multiple-choice questions, alone or beside another's.
     #[command(after_help = EXIT_CODES)]
     Eval(EvalArgs),
@@ -82,6 +85,23 @@ pub(crate) struct CheckArgs {
     /// Values put over the recipe's, such as train.steps=200; an empty value takes the key out.
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `preview`.
+#[derive(Debug, Args)]
+pub(crate) struct PreviewArgs {
+    /// The recipe, a .toml file.
+    #[arg(value_name = "RECIPE")]
+    pub(crate) recipe: PathBuf,
+    /// Values put over the recipe's, such as data.context=256; an empty value takes the key out.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Windows to show, in the order of training.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least::<1>)]
+    pub(crate) windows: usize,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,12 +17,12 @@ pub struct LossMix {
     pub divergence: f64,
     /// Temperature T of the divergence.
     pub temperature: f64,
-    /// The target of a token that has no cross-entropy. It has a divergence all the same.
+    /// The target of a token that counts for nothing: it has neither loss nor gradient.
     pub ignore: u32,
 }
 
 /// The losses of each row of `logits`, in nats: `ce` as of [`crate::cross_entropy`] and `kl` as of
-/// [`crate::kl_divergence`], 0 without a teacher.
+/// [`crate::kl_divergence`], 0 without a teacher; both 0 where the target is ignored.
 ///
 /// `logits` and `teacher` are `[n, v]`; `targets`, `ce` and `kl` are `[n]`. With n = 0 nothing is done.
 ///
@@ -42,11 +42,12 @@ pub fn token_losses<T: Real>(
     (logits.par_chunks_exact(v), targets, ce, kl).into_par_iter().enumerate().for_each(
         |(i, (row, &target, ce, kl))| {
             let teacher = teacher.map(|t| &t[i * v..(i + 1) * v]);
-            let (m, sum) = match (target == mix.ignore, teacher) {
-                (true, None) => (T::ZERO, 1.0),
-                _ => max_and_sum(row, T::ONE),
-            };
-            *ce = nats(row, target, mix, m, sum);
+            (*ce, *kl) = (0.0, 0.0);
+            if target == mix.ignore {
+                return;
+            }
+            let (m, sum) = max_and_sum(row, T::ONE);
+            *ce = nats(row, target, m, sum);
             *kl = teacher
                 .map_or(0.0, |teacher| divergence(row, m, teacher, scale).nats(tempered(row, scale, sum)));
         },
@@ -71,14 +72,13 @@ pub fn token_losses_gradient<T: Real>(
     let scale = T::from_f64(1.0 / mix.temperature);
     (logits.par_chunks_exact_mut(v), targets, ce, kl).into_par_iter().enumerate().for_each(
         |(i, (row, &target, ce, kl))| {
-            let counts = target != mix.ignore;
-            let weight = if counts { mix.cross_entropy } else { 0.0 };
+            (*ce, *kl) = (0.0, 0.0);
+            if target == mix.ignore {
+                row.fill(T::ZERO);
+                return;
+            }
+            let weight = mix.cross_entropy;
             let Some(teacher) = teacher else {
-                (*ce, *kl) = (0.0, 0.0);
-                if !counts {
-                    row.fill(T::ZERO);
-                    return;
-                }
                 let logit = row[target as usize].to_f64();
                 let (m, sum) = exponentials(row, T::ONE);
                 *ce = sum.ln() + (m.to_f64() - logit);
@@ -94,16 +94,14 @@ pub fn token_losses_gradient<T: Real>(
                 *kl = found.nats(sum_s);
                 found
             };
-            *ce = nats(row, target, mix, m, sum);
+            *ce = nats(row, target, m, sum);
             let pull = mix.divergence / mix.temperature;
             let [a, s, t] = [weight / sum, pull / sum_s, pull / sum_t].map(T::from_f64);
             match scale == T::ONE {
                 true => gradient_row(row, m, a + s, teacher, mt, t),
                 false => gradient_row_tempered(row, m, a, s, teacher, mt, t, scale),
             }
-            if counts {
-                row[target as usize] -= T::from_f64(weight);
-            }
+            row[target as usize] -= T::from_f64(weight);
         },
     );
 }
@@ -130,10 +128,7 @@ fn check<T>(
 }
 
 /// Cross-entropy of a row with the largest logit m, Σ exp(x − m) given.
-fn nats<T: Real>(row: &[T], target: u32, mix: &LossMix, m: T, sum: f64) -> f64 {
-    if target == mix.ignore {
-        return 0.0;
-    }
+fn nats<T: Real>(row: &[T], target: u32, m: T, sum: f64) -> f64 {
     sum.ln() + (m.to_f64() - row[target as usize].to_f64())
 }
 

@@ -62,6 +62,17 @@ pub enum Error {
         found: String,
     },
 
+    /// A chat template that is none, or that does not take a conversation.
+    #[error("{origin}: chat template: expected {expected}, found {found}")]
+    Chat {
+        /// The file or the template's name.
+        origin: String,
+        /// What must be there.
+        expected: String,
+        /// What is there, or what the template raised.
+        found: String,
+    },
+
     /// The weights do not fit the configuration, or hold values that nothing can be computed with.
     #[error("{origin}: tensor {tensor}: expected {expected}, found {found}")]
     Weights {
@@ -167,6 +178,11 @@ impl Error {
         supported: impl Into<String>,
     ) -> Self {
         Self::Unsupported { origin: origin.into(), what, found: quote(found), supported: supported.into() }
+    }
+
+    /// A [`Error::Chat`].
+    pub(crate) fn chat(origin: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Chat { origin: origin.into(), expected: expected.into(), found: found.into() }
     }
 
     /// A [`Error::Tokenizer`].

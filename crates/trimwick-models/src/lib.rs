@@ -27,6 +27,9 @@
 //! id with the Python libraries and with sentencepiece. Long texts are cut for speed only where that provably changes
 //! nothing.
 //!
+//! **Conversations as the model was taught them.** A chat template is a stranger's program: it runs under limits, and which of
+//! the text it writes is an answer is found by rendering, not by guessing ([`ChatTemplate`]).
+//!
 //! **No secrets, no surprises.** The hub is reached as Hugging Face's own tools reach it (`HF_HOME`, `HF_HUB_CACHE`,
 //! `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`), at one commit, for JSON and safetensors only; no message holds a token. It
 //! is behind the feature `hub`, since it brings a network stack.
@@ -47,6 +50,7 @@
 
 mod block;
 pub mod builtin;
+mod chat;
 mod config;
 mod error;
 #[cfg(test)]
@@ -61,6 +65,7 @@ mod text_file;
 mod tokenizer;
 
 pub use block::LlamaBlock;
+pub use chat::{ChatTemplate, Conversation, Message, SpecialTokens, TEMPLATES};
 pub use config::{Arch, LlamaConfig, MAX_VOCAB};
 pub use error::{Error, Result};
 pub use llama::Llama;

@@ -15,7 +15,10 @@ fn product(hidden: &Tensor, weight: &Tensor) -> Logits {
 /// What the loss is by definition.
 fn composed(logits: &Tensor, targets: &[u32], theirs: &Tensor, w: f64, t: f64) -> Tensor {
     let ce = ops::cross_entropy(logits, targets, IGNORE).unwrap();
-    let kl = ops::kl_divergence(logits, theirs, t).unwrap();
+    let counted: Vec<u32> = (0..).zip(targets).filter(|(_, t)| **t != IGNORE).map(|(i, _)| i).collect();
+    let rows = Tensor::new(counted, &Device::Cpu).unwrap();
+    let [ours, theirs] = [logits, theirs].map(|x| x.index_select(&rows, 0).unwrap());
+    let kl = ops::kl_divergence(&ours, &theirs, t).unwrap();
     ((ce * (1. - w)).unwrap() + (kl * (w * t * t)).unwrap()).unwrap()
 }
 

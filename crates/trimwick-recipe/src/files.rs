@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::checked::data::{FileSet, TextSource};
+use crate::checked::chat::{ChatSpec, TemplateSource};
+use crate::checked::data::TextSource;
+use crate::checked::file_set::{FileSet, TextFormat};
 use crate::checked::model::{ModelSource, ModelSpec};
 use crate::error::{FaultKind, Faults, Plain};
 use crate::raw::nearest;
@@ -134,21 +136,30 @@ impl Recipe {
                 }
             }
         }
-        for (key, text) in [("data.train", self.data.train.as_ref()), ("data.eval", Some(&self.data.eval))] {
-            let Some(TextSource::Files(set)) = text else { continue };
-            match self.expand(key, set) {
+        let sources = self.data.sources().into_iter().chain([("data.eval".to_string(), &self.data.eval)]);
+        for (key, text) in sources {
+            let TextSource::Files(set) = text else { continue };
+            match self.expand(&key, set) {
                 Ok(files) => {
                     if let Err((expected, found, advice)) = check_text(&files) {
-                        faults.push(self.fault(key, FaultKind::Files { expected, found, advice }));
+                        faults.push(self.fault(&key, FaultKind::Files { expected, found, advice }));
                     }
                 }
                 Err(unmatched) => faults.extend(unmatched),
+            }
+            if let TextFormat::Chat(ChatSpec { template: Some(TemplateSource::File(path)), .. }) = &set.format
+                && !path.is_file()
+            {
+                let (expected, found, advice) = absent("a Jinja file", path);
+                let key = format!("{key}.template");
+                faults.push(self.fault(&key, FaultKind::Files { expected, found, advice }));
             }
         }
         Faults::check(faults)
     }
 
-    /// The files of one of the recipe's texts, as [`FileSet::expand`] lists them; `key` is `data.train` or `data.eval`.
+    /// The files of one of the recipe's texts, as [`FileSet::expand`] lists them; `key` is `data.train`, an element of it or
+    /// `data.eval`.
     ///
     /// # Errors
     ///

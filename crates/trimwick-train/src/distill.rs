@@ -88,9 +88,9 @@ impl std::fmt::Debug for Distillation<'_> {
 /// The loss of one micro-batch.
 #[derive(Debug)]
 pub struct Loss {
-    /// What to call `backward` on: a scalar.
+    /// What to call `backward` on: a scalar, times the [weight](Batch::weight) of the batch.
     pub total: Tensor,
-    /// Its value.
+    /// Its value, without the weight.
     pub value: f64,
     /// Cross-entropy in nats per token.
     pub cross_entropy: f64,
@@ -113,7 +113,7 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
     for index in 0..student.blocks() {
         x = student.block(index, &x)?;
         if let Some(theirs) = theirs.get(index) {
-            errors.push(relative_error(&x, theirs)?);
+            errors.push(relative_error(&x, theirs, batch.counted(x.dtype())?.as_ref())?);
         }
     }
     drop(theirs);
@@ -123,7 +123,7 @@ pub fn loss(student: &dyn CausalLm, batch: &Batch, distill: Option<&Distillation
     {
         let mean = Tensor::stack(&errors, 0)?.mean_all()?;
         let (error, factor) = (scalar(&mean)?, distill.config.features);
-        loss.total = (loss.total + (mean * factor)?)?;
+        loss.total = (loss.total + (mean * (factor * batch.weight))?)?;
         loss.value += error * factor;
         loss.features = Some(error);
     }
@@ -163,8 +163,10 @@ pub(crate) fn at_head(
         ops::Teacher { logits, weight, temperature }
     });
     let head = ops::head_loss(&student.logits(x)?, &batch.targets, IGNORE, teacher)?;
+    // A factor of 1 is none, so that no graph grows by it.
+    let total = if batch.weight == 1. { head.total } else { (head.total * batch.weight)? };
     Ok(Loss {
-        total: head.total,
+        total,
         value: head.value,
         cross_entropy: head.cross_entropy,
         divergence: head.divergence,
@@ -172,12 +174,24 @@ pub(crate) fn at_head(
     })
 }
 
-/// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`.
-pub(crate) fn relative_error(student: &Tensor, teacher: &Tensor) -> CandleResult<Tensor> {
+/// Mean over tokens of `‖student − teacher‖² / ‖teacher‖²`, both `[b, t, hidden]`; over those that `counted`, ones and
+/// zeros `[b, t]`, has a one for.
+pub(crate) fn relative_error(
+    student: &Tensor,
+    teacher: &Tensor,
+    counted: Option<&Tensor>,
+) -> CandleResult<Tensor> {
     let norm = teacher.sqr()?.sum(D::Minus1)?;
     // A token whose vector is 0 has no error to be relative to.
     let norm = norm.maximum(f64::from(f32::MIN_POSITIVE))?;
-    ((student - teacher)?.sqr()?.sum(D::Minus1)? / norm)?.mean_all()
+    let each = ((student - teacher)?.sqr()?.sum(D::Minus1)? / norm)?;
+    match counted {
+        None => each.mean_all(),
+        Some(counted) => {
+            let ones = counted.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            (each * counted)?.sum_all()? / ones.max(1.)
+        }
+    }
 }
 
 pub(crate) fn scalar(t: &Tensor) -> Result<f64> {

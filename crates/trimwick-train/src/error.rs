@@ -153,6 +153,16 @@ pub enum Error {
         /// What went wrong.
         source: BoxError,
     },
+    /// A conversation that could not be made into tokens.
+    #[error("{}: line {line}: {source}", OneLine(.path))]
+    Chat {
+        /// The file, or the name of a text in memory.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: u64,
+        /// What the template or the tokenizer says.
+        source: BoxError,
+    },
     /// No text in the given files.
     #[error("data: {inputs} without any text: expected at least one non-empty document")]
     Empty {

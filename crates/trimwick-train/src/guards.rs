@@ -136,7 +136,7 @@ impl Trainer<'_> {
         // Behind all windows of the step, whichever of them was broken.
         let (mut cursor, micro_step) = begun;
         let TrainConfig { batch, accumulate, order_seed, .. } = self.config;
-        cursor.take(self.windows, order_seed, batch * accumulate)?;
+        cursor.indices(self.windows, order_seed, batch * accumulate)?;
         let (step, skips) = (run.at.step + 1, run.at.skips + 1);
         let micro_step = micro_step + accumulate as u64;
         let cause = error.to_string();

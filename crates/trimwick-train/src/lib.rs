@@ -54,7 +54,10 @@ mod trainer;
 mod walk;
 
 pub use base::compact_weights;
-pub use data::{Batch, Cursor, Encode, Order, TextFormat, TextSource, Windows};
+pub use data::{
+    Batch, ChatCounts, ChatOptions, ChatSource, Conversation, Cursor, Encode, Order, Render, Role,
+    TextFormat, TextSource, Turn, Windows,
+};
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_until, infer};

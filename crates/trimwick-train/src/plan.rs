@@ -58,14 +58,16 @@ pub struct Data {
     pub context: usize,
     /// Tokens in all.
     pub tokens: usize,
-    /// A hash of the token ids (64 bits of FNV-1a over 32-bit words): tells an edited file, not a forged one.
+    /// A hash of the token ids and of what stands beside them in [`Windows`] (64 bits of FNV-1a over 32-bit words): tells an edited file, not a forged one.
     pub hash: String,
 }
 
 impl From<&Windows> for Data {
     fn from(windows: &Windows) -> Self {
         let word = |h: u64, &id: &u32| (h ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3);
-        let hash = windows.ids().iter().fold(0xcbf2_9ce4_8422_2325, word);
+        let mut hash = windows.ids().iter().fold(0xcbf2_9ce4_8422_2325, word);
+        // Which tokens are trained and how sources are mixed, where there is such a thing.
+        hash = windows.beside().iter().fold(hash, word);
         Self { context: windows.context(), tokens: windows.ids().len(), hash: format!("{hash:016x}") }
     }
 }

@@ -2,12 +2,12 @@
 
 use trimwick_nn::Clock;
 
-use crate::data::Batch;
+use crate::data::{Batch, Cursor};
 use crate::distill::{self, Loss};
 use crate::gradients::{Gradients, clip_factor};
 use crate::lean::{Handover, Purpose, Uses};
 use crate::state::Position;
-use crate::trainer::{Run, Trainer};
+use crate::trainer::{Run, TrainConfig, Trainer};
 use crate::walk::{Ahead, MemoryPlan, Walk};
 use crate::{Error, Result};
 
@@ -36,18 +36,24 @@ impl Trainer<'_> {
     fn accumulate(&self, at: &mut Position, gradients: &mut Gradients) -> Result<Mean> {
         gradients.reset(&self.store.trainable());
         let mut mean = Mean::default();
-        for _ in 0..self.config.accumulate {
-            let batch = self.next_batch(at)?;
+        let accumulate = self.config.accumulate;
+        // Micro-batches of which more is trained count more: each token of the step counts the same.
+        let each = self.trained_per_batch(at.cursor)?;
+        for _ in 0..accumulate {
+            let mut batch = self.next_batch(at)?;
+            if let Some(each) = each {
+                batch.weight = batch.trained() as f64 / each;
+            }
             match self.config.memory {
                 MemoryPlan::None => {
                     let loss = distill::loss(self.model, &batch, self.distill.as_ref())?;
-                    mean.add(&loss, self.config.accumulate, at.step + 1)?;
+                    mean.add(&loss, batch.weight / accumulate as f64, at.step + 1)?;
                     gradients.backward(&loss.total)?;
                 }
                 MemoryPlan::Blocks | MemoryPlan::Lean => {
                     let walk = self.walk(&batch);
                     let mut ahead = walk.ahead(&batch, self.distill.as_ref())?;
-                    mean.add(&ahead.loss, self.config.accumulate, at.step + 1)?;
+                    mean.add(&ahead.loss, batch.weight / accumulate as f64, at.step + 1)?;
                     walk.back(&mut ahead, false, gradients)?;
                     gradients.close()?;
                 }
@@ -67,7 +73,7 @@ impl Trainer<'_> {
         let walk = Walk { model: self.model, clock: self.store.clock(), ids: &batch.inputs };
         let mut ahead = walk.ahead(&batch, self.distill.as_ref())?;
         let mut mean = Mean::default();
-        mean.add(&ahead.loss, 1, at.step + 1)?;
+        mean.add(&ahead.loss, 1., at.step + 1)?;
         self.config.guards.judge(at.step + 1, mean.loss, &at.losses)?;
         let back = |ahead: &mut Ahead, again: bool, purpose: Purpose<'_>| {
             let mut handover = Handover::new(uses, purpose);
@@ -99,8 +105,19 @@ impl Trainer<'_> {
 
     fn next_batch(&self, at: &mut Position) -> Result<Batch> {
         self.store.clock().set_step(at.micro_step);
-        let windows = at.cursor.take(self.windows, self.config.order_seed, self.config.batch)?;
-        Batch::new(&windows, self.store.device())
+        let windows = at.cursor.indices(self.windows, self.config.order_seed, self.config.batch)?;
+        Batch::of(self.windows, &windows, self.store.device())
+    }
+
+    /// The trained tokens of a step from `cursor` on, in the mean of its micro-batches; none where all of them have as many.
+    fn trained_per_batch(&self, mut cursor: Cursor) -> Result<Option<f64>> {
+        let TrainConfig { accumulate, batch, order_seed, .. } = self.config;
+        if accumulate == 1 || !self.windows.is_marked() {
+            return Ok(None);
+        }
+        let windows = cursor.indices(self.windows, order_seed, accumulate * batch)?;
+        let trained: usize = windows.into_iter().map(|index| self.windows.trained_tokens(index)).sum();
+        Ok(Some(trained as f64 / accumulate as f64))
     }
 }
 
@@ -120,7 +137,7 @@ impl Drop for Training<'_> {
     }
 }
 
-/// Means over the micro-batches of a step.
+/// Means over the micro-batches of a step, each by its part of them.
 #[derive(Default)]
 pub(crate) struct Mean {
     pub(crate) loss: f64,
@@ -132,11 +149,10 @@ pub(crate) struct Mean {
 impl Mean {
     /// # Errors
     /// [`Error::NonFinite`] for a loss that no step may be made from.
-    fn add(&mut self, loss: &Loss, of: usize, step: u64) -> Result<()> {
+    fn add(&mut self, loss: &Loss, part: f64, step: u64) -> Result<()> {
         if !loss.value.is_finite() {
             return Err(Error::NonFinite { what: format!("the loss of step {step}"), value: loss.value });
         }
-        let part = 1. / of as f64;
         self.loss += loss.value * part;
         self.cross_entropy += loss.cross_entropy * part;
         if let Some(divergence) = loss.divergence {

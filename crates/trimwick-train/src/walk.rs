@@ -88,10 +88,10 @@ impl Walk<'_> {
             inputs.push(std::mem::replace(&mut x, y));
             if let Some(theirs) = theirs.next() {
                 let y = Var::from_tensor(&x)?;
-                let error = relative_error(&y, &theirs)?;
+                let error = relative_error(&y, &theirs, batch.counted(y.dtype())?.as_ref())?;
                 errors.push(scalar(&error)?);
                 // Factors as one graph over all blocks would multiply them.
-                let part = ((error * share)? * factor)?;
+                let part = ((error * share)? * (factor * batch.weight))?;
                 pulls.push(gradient_of(&y, &mut part.backward()?, "a block's error")?);
             }
         }

@@ -6,6 +6,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod order;
+mod preview;
 mod quantize;
 mod recipes;
 mod report;
@@ -27,6 +28,7 @@ pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Check(args) => check::check(args),
+        Verb::Preview(args) => preview::preview(args),
         Verb::Eval(args) => eval::eval(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Generate(args) => generate::generate(args),

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use trimwick_formats::Error as FormatError;
 use trimwick_models::{Error as ModelError, LlamaConfig, ModelSource, Tokenizer};
-use trimwick_recipe::run::{config_of, layer_shapes};
+use trimwick_recipe::run::{check_templates, config_of, layer_shapes};
 use trimwick_recipe::{
     LayerRules, ModelSource as RecipeSource, ModelSpec, PretrainSpec, Recipe, TokenizerSpec,
 };
@@ -49,12 +49,15 @@ pub(super) fn survey(recipe: &Recipe, hub: Hub) -> Result<Option<Survey>> {
 /// Where the model comes from, and its configuration.
 fn known(recipe: &Recipe, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
     match &recipe.model {
-        ModelSpec::Source(source) => open(source, hub),
-        ModelSpec::Pretrain(spec) => Ok(Some(("random weights".to_string(), fresh_config(recipe, spec)?))),
+        ModelSpec::Source(source) => open(recipe, source, hub),
+        ModelSpec::Pretrain(spec) => {
+            check_templates(recipe, None)?;
+            Ok(Some(("random weights".to_string(), fresh_config(recipe, spec)?)))
+        }
     }
 }
 
-fn open(source: &RecipeSource, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
+fn open(recipe: &Recipe, source: &RecipeSource, hub: Hub) -> Result<Option<(String, LlamaConfig)>> {
     let is_hub = matches!(source, RecipeSource::Hub { .. });
     let source = match source {
         RecipeSource::Builtin(name) => ModelSource::Builtin(name.clone()),
@@ -70,6 +73,7 @@ fn open(source: &RecipeSource, hub: Hub) -> Result<Option<(String, LlamaConfig)>
     };
     // A run cannot do without, and would find out only later.
     files.require_tokenizer()?;
+    check_templates(recipe, Some(&files))?;
     Ok(Some((files.origin, files.config)))
 }
 

@@ -11,6 +11,7 @@ fn every_verb_explains_itself_and_the_exit_codes() {
         &[][..],
         &["run"],
         &["check"],
+        &["preview"],
         &["eval"],
         &["generate"],
         &["bench"],
@@ -36,6 +37,7 @@ fn arguments_are_all_in_the_help() {
     for (verb, expected) in [
         ("run", &["<RECIPE>", "[KEY=VALUE]", "--out <DIR>", "--json", "runs/NAME"][..]),
         ("check", &["<RECIPE>", "[KEY=VALUE]", "--json"]),
+        ("preview", &["<RECIPE>", "[KEY=VALUE]", "--windows <N>", "--json"]),
         (
             "eval",
             &[

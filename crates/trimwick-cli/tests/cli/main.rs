@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod chat;
 mod early;
 mod help;
 mod inspect;

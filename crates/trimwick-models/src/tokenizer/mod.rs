@@ -19,6 +19,7 @@ mod tests;
 mod to_gguf;
 mod train;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -135,6 +136,25 @@ impl Tokenizer {
         parts.iter().for_each(|part| ids.extend_from_slice(part));
         ids.extend_from_slice(after);
         Ok(ids)
+    }
+
+    /// The ids of a text without special tokens around it, and for each the bytes of the text that it stands for: from the
+    /// end of the token before, so that white space which a tokenizer leaves out belongs to the token that took it. Tokens
+    /// that share a character all have its bytes. For texts that are short enough to be encoded in one piece.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_spans(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        self.check_white_runs(text)?;
+        let encoding = guarded(&self.origin, "encode", || self.inner.encode(text, false))?;
+        let mut reached = 0;
+        let span = |&(start, end): &(usize, usize)| {
+            let start = start.min(reached);
+            reached = reached.max(end);
+            start..end.max(start)
+        };
+        let spans = encoding.get_offsets().iter().map(span).collect();
+        Ok((encoding.get_ids().to_vec(), spans))
     }
 
     fn encode_piece(&self, piece: &str) -> Result<Vec<u32>> {

@@ -126,12 +126,13 @@ pub struct HeadLoss {
     pub value: f64,
     /// Mean cross-entropy of the tokens whose target is not ignored, in nats.
     pub cross_entropy: f64,
-    /// Mean divergence of all tokens from the teacher, in nats, without the factor T².
+    /// Mean divergence of the same tokens from the teacher, in nats, without the factor T².
     pub divergence: Option<f64>,
 }
 
 /// Cross-entropy of the next token, mixed with the divergence from a teacher where there is one (arXiv 1503.02531). One
-/// target a token; those that are `ignore` have no cross-entropy.
+/// target a token; a token whose target is `ignore` has no loss of either kind and no gradient, and both are means of the
+/// others.
 ///
 /// On the CPU in f32 and f64 the logits of a [`Logits::Product`] are made for as many tokens at a time as the vocabulary
 /// allows, whatever their number. Elsewhere they are made at once.
@@ -183,11 +184,35 @@ fn composed(
         let value = scalar(&ce)?;
         return Ok(HeadLoss { total: ce, value, cross_entropy: value, divergence: None });
     };
-    let kl = kl_divergence(&logits, &flat(theirs)?, temperature)?;
+    let kl = match of_counted(&logits, &flat(theirs)?, targets, ignore, temperature)? {
+        Some(kl) => kl,
+        None => ce.zeros_like()?,
+    };
     // Candle prunes the graph below a factor of 0, so a weight of 1 costs no backward of the cross-entropy.
     let total = ((&ce * (1. - weight))? + (&kl * (weight * temperature * temperature))?)?;
     let (value, cross_entropy, divergence) = (scalar(&total)?, scalar(&ce)?, Some(scalar(&kl)?));
     Ok(HeadLoss { total, value, cross_entropy, divergence })
+}
+
+/// Mean divergence of the tokens whose target is not ignored; none where all are.
+fn of_counted(
+    student: &Tensor,
+    teacher: &Tensor,
+    targets: &[u32],
+    ignore: u32,
+    temperature: f64,
+) -> Result<Option<Tensor>> {
+    let counted: Vec<u32> =
+        targets.iter().zip(0..).filter(|(target, _)| **target != ignore).map(|(_, row)| row).collect();
+    if counted.len() == targets.len() {
+        return kl_divergence(student, teacher, temperature).map(Some);
+    }
+    if counted.is_empty() {
+        return Ok(None);
+    }
+    let rows = Tensor::new(counted, student.device())?;
+    let [student, teacher] = [student.index_select(&rows, 0)?, teacher.index_select(&rows, 0)?];
+    kl_divergence(&student, &teacher, temperature).map(Some)
 }
 
 fn in_pieces<T: Elem>(
@@ -201,7 +226,7 @@ fn in_pieces<T: Elem>(
     let (share, temperature) = teacher.map_or((0., 1.), |t| (t.weight, t.temperature));
     let mix = LossMix {
         cross_entropy: (1. - share) / scored,
-        divergence: share * temperature * temperature / n.max(1) as f64,
+        divergence: share * temperature * temperature / scored,
         temperature,
         ignore,
     };
@@ -240,7 +265,7 @@ fn in_pieces<T: Elem>(
     let (ce, kl): (f64, f64) = (ce.iter().sum(), kl.iter().sum());
     let value = ce * mix.cross_entropy + kl * mix.divergence;
     let total = record(vec![<T as kernels::Real>::from_f64(value)], (), &student.tensors(), grads.kept())?;
-    let divergence = teacher.map(|_| kl / n.max(1) as f64);
+    let divergence = teacher.map(|_| kl / scored);
     Ok(HeadLoss { total, value, cross_entropy: ce / scored, divergence })
 }
 

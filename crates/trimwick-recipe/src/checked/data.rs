@@ -2,100 +2,74 @@
 
 use serde::Serialize;
 
+use super::chat::{LOSS, TEMPLATE};
+use super::file_set::{
+    FIELD, FILES, FORMAT, FilePatterns, FileSet, SEPARATOR, TRAIN_FORMAT, TextFormat, is_jsonl, jsonl,
+    read_files,
+};
 use super::model::builtin;
 use crate::error::{FaultKind, Hint};
-use crate::raw::{At, Choice, Count, Key, Raw, Rule, Section, SectionSpec, Slot, Text, Value, text_of};
+use crate::raw::{At, Count, Key, Raw, Rule, Section, SectionSpec, Slot, Value, text_of};
 use crate::resolve::{ToToml, Writer};
 
 /// The texts that are compiled into the program, as they are named after `builtin:`.
 pub const BUILTIN_TEXTS: &[&str] = &["sotu-train", "sotu-eval"];
 
-/// A builtin text, a file pattern, or a table of files.
-#[derive(Debug)]
-struct TextRule;
+/// Most sources that are mixed.
+const SOURCES: usize = 64;
+
+/// A builtin text, a file pattern, a table of files, or a list of such.
+struct TextRule {
+    files: &'static SectionSpec,
+    /// Whether several may be mixed.
+    mixes: bool,
+}
 
 impl Rule for TextRule {
     type Value = ();
 
     fn expected(&self) -> String {
-        "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }".to_string()
+        let one = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
+        if self.mixes { format!("{one}, or a list of them to mix") } else { one.to_string() }
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<()> {
-        if matches!(raw.value, Value::Table(_)) || text_of(raw).is_some() {
-            return Some(());
-        }
-        at.wrong_type(raw, self.expected());
-        None
-    }
-
-    fn section(&self) -> Option<&'static SectionSpec> {
-        Some(&FILES_SPEC)
-    }
-}
-
-/// One file or glob pattern, or a list of them.
-#[derive(Debug)]
-struct FilePatterns;
-
-impl FilePatterns {
-    fn one(raw: &Raw, at: &At<'_>) -> Option<String> {
-        let Some(text) = text_of(raw) else {
-            at.wrong_type(raw, "a file or a glob pattern, a string".to_string());
-            return None;
-        };
-        if text.is_empty() || text.len() > 4096 || text.contains('\0') {
-            at.bad_value(raw, "a file or a glob pattern of 1 to 4096 bytes".to_string());
-            return None;
-        }
-        match glob::Pattern::new(text) {
-            Ok(_) => Some(text.to_string()),
-            Err(error) => {
-                at.bad_value(raw, format!("a glob pattern (at byte {}: {})", error.pos, error.msg));
-                None
-            }
-        }
-    }
-}
-
-impl Rule for FilePatterns {
-    type Value = Vec<String>;
-
-    fn expected(&self) -> String {
-        "a list of files and glob patterns".to_string()
-    }
-
-    fn read(&self, raw: &Raw, at: &At<'_>) -> Option<Vec<String>> {
+        let one = |raw: &Raw| matches!(raw.value, Value::Table(_)) || text_of(raw).is_some();
         match &raw.value {
-            Value::List(list) if !list.is_empty() => {
-                let read: Vec<_> =
-                    list.iter().enumerate().map(|(i, item)| Self::one(item, &at.element(i))).collect();
-                read.into_iter().collect()
+            Value::List(list) if self.mixes => {
+                if !(1..=SOURCES).contains(&list.len()) {
+                    at.bad_value(raw, format!("a list of 1 to {SOURCES} sources"));
+                    return None;
+                }
+                let wrong = list.iter().enumerate().filter(|(_, item)| !one(item));
+                let expected = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
+                let found = wrong.map(|(i, item)| at.element(i).wrong_type(item, expected.into())).count();
+                (found == 0).then_some(())
             }
-            Value::List(_) => {
-                at.bad_value(raw, self.expected());
-                None
-            }
-            _ if text_of(raw).is_some() => Some(vec![Self::one(raw, at)?]),
+            _ if one(raw) => Some(()),
             _ => {
                 at.wrong_type(raw, self.expected());
                 None
             }
         }
     }
+
+    fn section(&self) -> Option<&'static SectionSpec> {
+        Some(self.files)
+    }
 }
 
 static TRAIN: Key<TextRule> = Key::optional(
     "train",
-    TextRule,
+    TextRule { files: &TRAIN_SPEC, mixes: true },
     "\"builtin:sotu-train\"",
     "nothing trains or calibrates",
-    "The text to train and calibrate on.",
+    "The text to train and calibrate on; of a list, windows are taken of each source in proportion to its weight.",
 )
 .known_as(&["dataset", "train_files", "text"]);
 static EVAL: Key<TextRule> = Key::required(
     "eval",
-    TextRule,
+    TextRule { files: &EVAL_SPEC, mixes: false },
     "\"builtin:sotu-eval\"",
     "The text every arm is measured on; keep it apart from the training text.",
 )
@@ -121,45 +95,20 @@ pub(crate) static SPEC: SectionSpec = SectionSpec {
     foreign: &[("files", "write data.train = { files = [\"dir/*.txt\"] }")],
 };
 
-#[derive(Debug, Clone, Copy)]
-enum Format {
-    Text,
-    Jsonl,
-}
-
-static FILES: Key<FilePatterns> = Key::required(
-    "files",
-    FilePatterns,
-    "[\"data/*.txt\"]",
-    "Files and glob patterns, from the current directory; those of one pattern are read in the order of their names.",
+static WEIGHT: Key<Count> = Key::default(
+    "weight",
+    Count { min: 1, max: 1000 },
+    "1",
+    "How many windows are taken of this source, against the others of a list.",
 )
-.known_as(&["file", "path", "paths", "glob"]);
-static FORMAT: Key<Choice<Format>> = Key::optional(
-    "format",
-    Choice(&[("text", Format::Text), ("jsonl", Format::Jsonl)]),
-    "\"text\"",
-    "\"jsonl\" where every pattern ends in .jsonl, \"text\" where none does",
-    "One document per file, or one per line as a JSON object.",
-)
-.known_as(&["type"]);
-static FIELD: Key<Text> = Key::default(
-    "field",
-    Text { what: "the name of a JSON field", allowed: |text| !text.is_empty() },
-    "\"text\"",
-    "The field of each JSON object that holds the text. Only with format \"jsonl\".",
-)
-.known_as(&["column", "text_field", "key"]);
-static SEPARATOR: Key<Text> = Key::default(
-    "separator",
-    Text::any("the text between two documents"),
-    "\"\\n\\n\"",
-    "Put between two documents, before they are cut into tokens.",
-)
-.known_as(&["sep", "join"]);
-
-/// The declaration of the tables `data.train` and `data.eval`.
-pub(crate) static FILES_SPEC: SectionSpec =
-    SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR], foreign: &[] };
+.known_as(&["ratio", "share", "probability"]);
+/// The declaration of the table `data.train`, and of each of a list.
+static TRAIN_SPEC: SectionSpec = SectionSpec {
+    keys: &[&FILES, &TRAIN_FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE, &WEIGHT],
+    foreign: &[],
+};
+/// The declaration of the table `data.eval`.
+static EVAL_SPEC: SectionSpec = SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR], foreign: &[] };
 
 /// The texts of a recipe and how they are cut.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -182,35 +131,22 @@ pub enum TextSource {
     Builtin(String),
     /// Files.
     Files(FileSet),
+    /// Several, at least two; only to train on.
+    Mix(Vec<MixedText>),
 }
 
-/// Files that make up one text.
+/// One of several texts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FileSet {
-    /// Files and glob patterns relative to the current directory, at least one; see [`FileSet::expand`].
-    pub files: Vec<String>,
-    /// What each file holds.
-    pub format: TextFormat,
-    /// Put between two documents.
-    pub separator: String,
-}
-
-/// What a file of text holds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TextFormat {
-    /// One document, in UTF-8.
-    Text,
-    /// One JSON object per line.
-    Jsonl {
-        /// The field that holds the text.
-        field: String,
-    },
+pub struct MixedText {
+    /// How many windows are taken of it, against the others.
+    pub weight: u32,
+    /// Not another mix.
+    pub text: TextSource,
 }
 
 pub(crate) fn read(section: Section<'_>) -> Option<DataSpec> {
-    let train = read_text(&section, &TRAIN);
-    let eval = match read_text(&section, &EVAL) {
+    let train = read_train(&section);
+    let eval = match read_eval(&section) {
         Slot::Absent => {
             section.missing(&EVAL, EVAL.rule.expected());
             None
@@ -232,59 +168,72 @@ pub(crate) fn read(section: Section<'_>) -> Option<DataSpec> {
     })
 }
 
-fn read_text(section: &Section<'_>, key: &Key<TextRule>) -> Slot<TextSource> {
-    let Some(raw) = section.raw(key) else { return Slot::Absent };
-    let Some(text) = text_of(raw) else {
-        return section.sub(key).and_then(read_files).and_then(|files| Some(TextSource::Files(files)));
+fn read_eval(section: &Section<'_>) -> Slot<TextSource> {
+    let Some(raw) = section.raw(&EVAL) else { return Slot::Absent };
+    match text_of(raw) {
+        Some(text) => Slot::new(named(section, &EVAL, raw, text, &section.at(&EVAL))),
+        None => section.sub(&EVAL).and_then(|files| read_files(files, &FORMAT)).and_then(files_of),
+    }
+}
+
+fn read_train(section: &Section<'_>) -> Slot<TextSource> {
+    let Some(raw) = section.raw(&TRAIN) else { return Slot::Absent };
+    if let Some(text) = text_of(raw) {
+        return Slot::new(named(section, &TRAIN, raw, text, &section.at(&TRAIN)));
+    }
+    let Value::List(list) = &raw.value else {
+        return section.sub(&TRAIN).and_then(|files| {
+            files.unused(&WEIGHT, "there is one source", "remove it, or write a list of sources");
+            files_of(read_files(files, &TRAIN_FORMAT)?)
+        });
     };
-    if let Some(name) = text.strip_prefix("builtin:") {
-        return Slot::new(builtin(section, key, name, BUILTIN_TEXTS).map(TextSource::Builtin));
-    }
-    if BUILTIN_TEXTS.contains(&text) {
-        let hint = Hint::DidYouMean(format!("builtin:{text}"));
-        section
-            .fault(key, FaultKind::UnknownWord { expected: key.rule.expected(), found: raw.found(), hint });
-        return Slot::Faulty;
-    }
-    let file = FilePatterns::one(raw, &section.at(key));
-    let defaults = section.empty(key, &FILES_SPEC);
-    Slot::new(file).and_then(|file| {
-        let format = if is_jsonl(&file) { jsonl(defaults.get(&FIELD)?) } else { TextFormat::Text };
-        Some(TextSource::Files(FileSet { files: vec![file], format, separator: defaults.get(&SEPARATOR)? }))
+    section.maybe(&TRAIN).and_then(|()| {
+        let alone = list.len() == 1;
+        let one = |(i, raw): (usize, &Raw)| {
+            let Some(text) = text_of(raw) else {
+                let files = section.element(&TRAIN, i, &TRAIN_SPEC)?;
+                let weight = if alone {
+                    files.unused(&WEIGHT, "there is one source", "remove it, or add another source");
+                    Some(1)
+                } else {
+                    files.get(&WEIGHT)
+                };
+                let text = read_files(files, &TRAIN_FORMAT).and_then(files_of);
+                return Some(MixedText { weight: u32::try_from(weight?).ok()?, text: text? });
+            };
+            let text = named(section, &TRAIN, raw, text, &section.at(&TRAIN).element(i))?;
+            Some(MixedText { weight: 1, text })
+        };
+        let read: Vec<Option<MixedText>> = list.iter().enumerate().map(one).collect();
+        let mut mix = read.into_iter().collect::<Option<Vec<_>>>()?;
+        if alone { mix.pop().map(|only| only.text) } else { Some(TextSource::Mix(mix)) }
     })
 }
 
-fn read_files(section: Section<'_>) -> Option<FileSet> {
-    let files = section.get(&FILES);
-    let format = match (section.maybe(&FORMAT), &files) {
-        (Slot::Given(format), _) => Some(format),
-        (Slot::Absent, Some(files)) if files.iter().all(|file| is_jsonl(file)) => Some(Format::Jsonl),
-        (Slot::Absent, Some(files)) if files.iter().any(|file| is_jsonl(file)) => {
-            section.missing(&FORMAT, "one format for files that look like both".to_string());
-            None
-        }
-        (Slot::Absent, Some(_)) => Some(Format::Text),
-        _ => None,
-    };
-    let format = match format {
-        Some(Format::Text) => {
-            section.unused(&FIELD, "plain text has no fields", "remove it, or write format = \"jsonl\"");
-            Some(TextFormat::Text)
-        }
-        Some(Format::Jsonl) => section.get(&FIELD).map(jsonl),
-        None => section.get(&FIELD).and(None),
-    };
-    let separator = section.get(&SEPARATOR);
-    section.finish();
-    Some(FileSet { files: files?, format: format?, separator: separator? })
+fn files_of(files: FileSet) -> Option<TextSource> {
+    Some(TextSource::Files(files))
 }
 
-fn jsonl(field: String) -> TextFormat {
-    TextFormat::Jsonl { field }
-}
-
-fn is_jsonl(file: &str) -> bool {
-    file.ends_with(".jsonl") || file.ends_with(".ndjson")
+/// A text that is given as one string.
+fn named(
+    section: &Section<'_>,
+    key: &Key<TextRule>,
+    raw: &Raw,
+    text: &str,
+    at: &At<'_>,
+) -> Option<TextSource> {
+    if let Some(name) = text.strip_prefix("builtin:") {
+        return builtin(section, key, name, BUILTIN_TEXTS).map(TextSource::Builtin);
+    }
+    if BUILTIN_TEXTS.contains(&text) {
+        let hint = Hint::DidYouMean(format!("builtin:{text}"));
+        at.report(raw, FaultKind::UnknownWord { expected: key.rule.expected(), found: raw.found(), hint });
+        return None;
+    }
+    let file = FilePatterns::one(raw, at)?;
+    let defaults = section.empty(key, key.rule.files);
+    let format = if is_jsonl(&file) { jsonl(defaults.get(&FIELD)?) } else { TextFormat::Text };
+    Some(TextSource::Files(FileSet { files: vec![file], format, separator: defaults.get(&SEPARATOR)? }))
 }
 
 impl DataSpec {
@@ -299,19 +248,34 @@ impl DataSpec {
 
 impl ToToml for TextSource {
     fn to_toml(&self) -> String {
-        let set = match self {
-            TextSource::Builtin(name) => return format!("builtin:{name}").to_toml(),
-            TextSource::Files(set) => set,
-        };
-        let mut keys: Vec<(&str, Box<dyn ToToml + '_>)> = vec![(FILES.name, Box::new(set.files.as_slice()))];
-        match &set.format {
-            TextFormat::Text => keys.push((FORMAT.name, Box::new("text"))),
-            TextFormat::Jsonl { field } => {
-                keys.push((FORMAT.name, Box::new("jsonl")));
-                keys.push((FIELD.name, Box::new(field)));
+        match self {
+            TextSource::Builtin(name) => format!("builtin:{name}").to_toml(),
+            TextSource::Files(set) => set.keys().to_toml(),
+            TextSource::Mix(mix) => {
+                let each = mix.iter().map(|MixedText { weight, text }| match text {
+                    TextSource::Files(set) => {
+                        let mut keys = set.keys();
+                        keys.push((WEIGHT.name, Box::new(u64::from(*weight))));
+                        keys.to_toml()
+                    }
+                    text => text.to_toml(),
+                });
+                format!("[{}]", each.collect::<Vec<_>>().join(", "))
             }
         }
-        keys.push((SEPARATOR.name, Box::new(&set.separator)));
-        keys.to_toml()
+    }
+}
+
+impl DataSpec {
+    /// The sources of the training text with the keys that they stand at: one, or those of a list; none where nothing
+    /// trains.
+    pub fn sources(&self) -> Vec<(String, &TextSource)> {
+        match &self.train {
+            None => Vec::new(),
+            Some(TextSource::Mix(mix)) => {
+                mix.iter().enumerate().map(|(i, mixed)| (format!("data.train.{i}"), &mixed.text)).collect()
+            }
+            Some(text) => vec![("data.train".into(), text)],
+        }
     }
 }

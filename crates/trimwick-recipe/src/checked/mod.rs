@@ -6,6 +6,7 @@
 pub(crate) mod blockwise;
 pub(crate) mod budget;
 pub(crate) mod calibration;
+pub(crate) mod chat;
 pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod cross;
@@ -16,6 +17,7 @@ pub(crate) mod data;
 pub(crate) mod distill;
 pub(crate) mod engine;
 pub(crate) mod export;
+pub(crate) mod file_set;
 pub(crate) mod groups;
 pub(crate) mod kv;
 pub(crate) mod lora;

@@ -161,6 +161,17 @@ impl<'a> Section<'a> {
         list.and_then(|list| list.iter().enumerate().map(element).collect()).or(Vec::new())
     }
 
+    /// The section at an element of the list behind a key, where there is a table.
+    pub(crate) fn element<R>(
+        &self,
+        key: &Key<R>,
+        index: usize,
+        spec: &'static SectionSpec,
+    ) -> Option<Section<'a>> {
+        let Value::List(list) = &self.table.get(key.name)?.value else { return None };
+        self.inner(spec, format!("{}.{index}", self.full(key.name)), list.get(index)?)
+    }
+
     fn inner(&self, spec: &'static SectionSpec, path: String, raw: &'a Raw) -> Option<Section<'a>> {
         let Value::Table(table) = &raw.value else { return None };
         let place = raw.place.clone();

@@ -2,23 +2,104 @@
 
 use candle_core::{Device, Tensor};
 use trimwick_models::{Tokenizer, builtin};
-use trimwick_train::{BoxError, TextFormat, TextSource, Windows};
+use trimwick_train::{
+    BoxError, ChatCounts, ChatOptions, ChatSource, Cursor, TextFormat, TextSource, Turn, Windows,
+};
 
+use super::chat::{self, Chat};
 use super::error::{Result, RunError};
-use crate::{CalibrationSpec, FaultKind, Faults, Recipe, TextFormat as Format, TextSource as Text};
+use super::event::{Event, Report};
+use crate::{
+    CalibrationSpec, ChatLoss, ChatSpec, FaultKind, Faults, Recipe, TextFormat as Format, TextSource as Text,
+};
+
+/// What texts are made into tokens with.
+#[derive(Clone, Copy)]
+pub(crate) struct With<'a> {
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) vocab: usize,
+    pub(crate) chat: &'a Chat,
+}
+
+/// A source of the training text.
+pub(crate) struct Source {
+    pub(crate) key: String,
+    pub(crate) weight: u32,
+    pub(crate) windows: Windows,
+    /// Of conversations.
+    pub(crate) counts: Option<ChatCounts>,
+}
 
 /// The windows of the training text, if the recipe has one.
-pub(crate) fn training(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Option<Windows>> {
-    let Some(text) = &recipe.data.train else { return Ok(None) };
-    let windows = windows(recipe, text, "data.train", (tokenizer, vocab), None)?;
-    at_least(1, &windows, "data.train")?;
-    Ok(Some(windows))
+pub(crate) fn training(recipe: &Recipe, with: With<'_>, report: Report<'_>) -> Result<Option<Windows>> {
+    let sources = sources(recipe, with)?;
+    for Source { key, counts, .. } in &sources {
+        let Some(ChatCounts { conversations, cut, cut_tokens, dropped }) = *counts else { continue };
+        if cut > 0 || dropped > 0 {
+            report(Event::Note(format!(
+                "{key}: of {conversations} conversations {cut} are longer than data.context and lose their end ({cut_tokens} tokens), {dropped} are left out with nothing to train"
+            )));
+        }
+    }
+    mixed(&sources)
+}
+
+/// The sources of the training text; none where nothing trains.
+pub(crate) fn sources(recipe: &Recipe, with: With<'_>) -> Result<Vec<Source>> {
+    let weight = |index: usize| match &recipe.data.train {
+        Some(Text::Mix(mix)) => mix[index].weight,
+        _ => 1,
+    };
+    let read = |(index, (key, text)): (usize, (String, &Text))| {
+        let (windows, counts) = windows(recipe, text, &key, with, None)?;
+        at_least(1, &windows, &key)?;
+        Ok(Source { key, weight: weight(index), windows, counts })
+    };
+    recipe.data.sources().into_iter().enumerate().map(read).collect()
+}
+
+/// All sources as one.
+pub(crate) fn mixed(sources: &[Source]) -> Result<Option<Windows>> {
+    match sources {
+        [] => Ok(None),
+        [only] => Ok(Some(only.windows.clone())),
+        all => {
+            let all: Vec<_> = all.iter().map(|source| (source.windows.clone(), source.weight)).collect();
+            Ok(Some(Windows::mix(&all)?))
+        }
+    }
+}
+
+/// The windows of one source, and what was done with its conversations.
+fn windows(
+    recipe: &Recipe,
+    text: &Text,
+    key: &str,
+    with: With<'_>,
+    limit: Option<usize>,
+) -> Result<(Windows, Option<ChatCounts>)> {
+    let With { tokenizer, vocab, chat: of_model } = with;
+    let context = recipe.data.context;
+    match documents(recipe, text, key)? {
+        Documents::Text(source) => {
+            let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
+            Ok((Windows::new(source.encode(&encode, vocab, limit)?, context)?, None))
+        }
+        Documents::Chat(source, spec) => {
+            let template = of_model.template(recipe, key, spec)?;
+            let answers = spec.loss == ChatLoss::Answers;
+            let render = |turns: &[Turn]| chat::tokens(&template, tokenizer, turns, answers);
+            let options = ChatOptions { context, pad: of_model.pad, vocab, answers };
+            let (windows, counts) = source.windows(&render, &options)?;
+            Ok((windows, Some(counts)))
+        }
+    }
 }
 
 /// The windows of the held-out text.
-pub(crate) fn held_out(recipe: &Recipe, tokenizer: &Tokenizer, vocab: usize) -> Result<Windows> {
+pub(crate) fn held_out(recipe: &Recipe, with: With<'_>) -> Result<Windows> {
     let limit = recipe.data.eval_tokens.map(|n| n as usize);
-    let windows = windows(recipe, &recipe.data.eval, "data.eval", (tokenizer, vocab), limit)?;
+    let (windows, _) = windows(recipe, &recipe.data.eval, "data.eval", with, limit)?;
     at_least(1, &windows, "data.eval")?;
     Ok(windows)
 }
@@ -44,66 +125,72 @@ pub(crate) fn calibration(spec: &CalibrationSpec, windows: &Windows) -> Result<V
     drawn(windows, spec.seed, spec.windows)
 }
 
-/// Token ids `[1, context]` of the first `count` windows of a keyed permutation.
+/// Token ids `[1, context]` of the first `count` windows in the order of training with a seed; padding of conversations
+/// is among them.
 pub(crate) fn drawn(windows: &Windows, seed: u64, count: usize) -> Result<Vec<Tensor>> {
-    let order = windows.order(seed, 0);
-    (0..count.min(windows.len()) as u64)
-        .filter_map(|i| windows.window(order.at(i) as usize))
-        .map(|ids| Ok(Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?))
-        .collect()
+    let ids = Cursor::default().take(windows, seed, count.min(windows.len()))?;
+    ids.into_iter().map(|ids| Ok(Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?)).collect()
 }
 
-fn windows(
-    recipe: &Recipe,
-    text: &Text,
-    key: &'static str,
-    (tokenizer, vocab): (&Tokenizer, usize),
-    limit: Option<usize>,
-) -> Result<Windows> {
-    let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
-    let ids = source(recipe, text, key)?.encode(&encode, vocab, limit)?;
-    Ok(Windows::new(ids, recipe.data.context)?)
-}
-
-fn at_least(expected: usize, windows: &Windows, key: &'static str) -> Result<()> {
+fn at_least(expected: usize, windows: &Windows, key: &str) -> Result<()> {
     if windows.len() < expected {
         let (context, found) = (windows.context(), windows.len());
-        return Err(RunError::TooFewWindows { key, context, expected, found });
+        return Err(RunError::TooFewWindows { key: key.into(), context, expected, found });
     }
     Ok(())
 }
 
-fn source(recipe: &Recipe, text: &Text, key: &'static str) -> Result<TextSource> {
-    match text {
+/// What a source is read by.
+enum Documents<'a> {
+    Text(TextSource),
+    Chat(ChatSource, &'a ChatSpec),
+}
+
+fn documents<'a>(recipe: &Recipe, text: &'a Text, key: &str) -> Result<Documents<'a>> {
+    let set = match text {
         Text::Builtin(name) => {
             let known = || builtin::TEXTS.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
             let short = name.strip_prefix("builtin:").unwrap_or(name);
             let text = builtin::text(short).ok_or_else(|| RunError::UnknownText {
-                key,
+                key: key.into(),
                 found: name.clone(),
                 known: known(),
             })?;
-            Ok(TextSource::memory(name, text, TextFormat::Text))
+            return Ok(Documents::Text(TextSource::memory(name, text, TextFormat::Text)));
         }
-        Text::Files(set) => {
-            let format = match &set.format {
-                Format::Text => TextFormat::Text,
-                Format::Jsonl { field } => TextFormat::Jsonl { field: field.clone() },
-            };
-            Ok(TextSource::files(recipe.expand(key, set)?, format).separator(&set.separator))
+        Text::Mix(_) => {
+            let (expected, found) = ("one source".to_string(), "a list of them".to_string());
+            let kind = FaultKind::Conflict { expected, found, advice: "write it as one list".into() };
+            return Err(Faults::from(recipe.fault(key, kind)).into());
         }
-    }
+        Text::Files(set) => set,
+    };
+    let files = recipe.expand(key, set)?;
+    let format = match &set.format {
+        Format::Text => TextFormat::Text,
+        Format::Jsonl { field } => TextFormat::Jsonl { field: field.clone() },
+        Format::Chat(spec) => return Ok(Documents::Chat(ChatSource::files(files), spec)),
+    };
+    Ok(Documents::Text(TextSource::files(files, format).separator(&set.separator)))
 }
 
 /// The documents of the training text, for training a tokenizer.
 pub(crate) fn raw_texts(recipe: &Recipe) -> Result<Vec<String>> {
-    let Some(text) = &recipe.data.train else { return Ok(Vec::new()) };
-    let collected = std::cell::RefCell::new(Vec::new());
-    // A tokenizer that keeps what it is shown: the source's own reading, its formats and its errors.
-    let encode = |text: &str| {
-        collected.borrow_mut().push(text.to_string());
-        Ok(vec![0])
-    };
-    source(recipe, text, "data.train")?.encode(&encode, 1, None)?;
-    Ok(collected.into_inner())
+    let mut collected = Vec::new();
+    for (key, text) in recipe.data.sources() {
+        match documents(recipe, text, &key)? {
+            Documents::Text(source) => {
+                let shown = std::cell::RefCell::new(Vec::new());
+                // A tokenizer that keeps what it is shown: the source's own reading, its formats and its errors.
+                let encode = |text: &str| {
+                    shown.borrow_mut().push(text.to_string());
+                    Ok(vec![0])
+                };
+                source.encode(&encode, 1, None)?;
+                collected.append(&mut shown.into_inner());
+            }
+            Documents::Chat(source, _) => collected.append(&mut source.contents()?),
+        }
+    }
+    Ok(collected)
 }

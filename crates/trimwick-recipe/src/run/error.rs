@@ -106,7 +106,7 @@ pub enum RunError {
     #[error("{key}: {found:?} is not a text that comes with the program; known: {known}")]
     UnknownText {
         /// The recipe's key.
-        key: &'static str,
+        key: String,
         /// The name as given.
         found: String,
         /// The names that exist.
@@ -132,7 +132,7 @@ pub enum RunError {
     )]
     TooFewWindows {
         /// The recipe's key.
-        key: &'static str,
+        key: String,
         /// Tokens in a window.
         context: usize,
         /// Windows needed.

@@ -30,7 +30,7 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Those of token ids, and of a model as [`of_source`] or [`of_tokenizer`] tells it.
+    /// Those of token ids with what is trained of them, and of a model as [`of_source`] or [`of_tokenizer`] tells it.
     pub(crate) fn new(held_out: &Windows, training: Option<&Windows>, model: &str) -> Self {
         Self { eval: of_tokens(held_out), train: training.map(of_tokens), model: model.into() }
     }
@@ -67,7 +67,8 @@ impl Inputs {
 }
 
 fn of_tokens(windows: &Windows) -> String {
-    let bytes: Vec<u8> = windows.ids().iter().flat_map(|id| id.to_le_bytes()).collect();
+    let beside = windows.beside();
+    let bytes: Vec<u8> = windows.ids().iter().chain(&beside).flat_map(|id| id.to_le_bytes()).collect();
     sha256_bytes(&bytes)
 }
 

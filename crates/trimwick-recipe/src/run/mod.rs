@@ -9,6 +9,7 @@
 
 mod blocks;
 mod blockwise;
+mod chat;
 mod data;
 mod deploy;
 mod error;
@@ -28,6 +29,7 @@ mod origin;
 mod passes;
 mod place;
 mod plan;
+mod preview;
 mod prune;
 mod quantize;
 mod shards;
@@ -43,6 +45,7 @@ use std::sync::atomic::AtomicBool;
 
 use trimwick_formats::atomic_write;
 
+pub use chat::check_templates;
 pub use error::{Result as RunResult, RunError};
 pub use event::{Event, Report, Stage};
 pub use fresh::config_of;
@@ -51,6 +54,7 @@ pub use mixed::MixedChoice;
 pub use origin::layer_shapes;
 pub use place::check_place;
 pub use plan::{StreamedPlan, streamed_plan};
+pub use preview::{Preview, PreviewPart, PreviewSource, PreviewWindow, preview};
 pub use quantize::Quantization;
 pub use summary::{Arm as MeasuredArm, Summary};
 pub use trimwick_quant::LayerReport;
@@ -85,9 +89,8 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
     // Model and texts are read first, so that broken ones leave no folder behind.
     let origin = Origin::open(recipe, out, report)?;
     report(Event::Begin(Stage::Data));
-    let vocab = origin.config.vocab_size;
-    let held_out = data::held_out(recipe, &origin.tokenizer, vocab)?;
-    let training = data::training(recipe, &origin.tokenizer, vocab)?;
+    let held_out = data::held_out(recipe, origin.with())?;
+    let training = data::training(recipe, origin.with(), report)?;
     data::check_drawn(recipe, training.as_ref())?;
     if let Some(training) = &training
         && training.ids().starts_with(held_out.ids())

@@ -10,6 +10,8 @@ use trimwick_models::source::{self, ModelFiles, OpenOptions};
 use trimwick_models::{Llama, LlamaConfig, StreamedLlama, Tokenizer};
 use trimwick_nn::{ParamStore, Role, TensorSource};
 
+use super::chat::Chat;
+use super::data::With;
 use super::error::{Result, RunError};
 use super::event::{Event, Report};
 use super::folder::RunFolder;
@@ -28,6 +30,7 @@ pub(crate) struct Built {
 pub(crate) struct Origin {
     pub(crate) config: LlamaConfig,
     pub(crate) tokenizer: Tokenizer,
+    pub(crate) chat: Chat,
     pub(crate) name: String,
     /// Digest of what the model is made from.
     pub(crate) identity: String,
@@ -47,21 +50,23 @@ impl Origin {
     pub(crate) fn open(recipe: &Recipe, out: &Path, report: Report<'_>) -> Result<Self> {
         let mut trains_tokenizer = false;
         let mut folder = None;
-        let (config, tokenizer, name, weights, identity) = match &recipe.model {
+        let (config, tokenizer, chat, name, weights, identity) = match &recipe.model {
             ModelSpec::Source(source) => {
                 let files = open_source(source)?;
+                let chat = Chat::of_files(recipe, &files)?;
                 let ModelFiles { config, weights, tokenizer, origin, path, .. } = files;
                 let tokenizer = tokenizer.ok_or_else(|| RunError::NoTokenizer { origin: origin.clone() })?;
                 let identity = inputs::of_source(source, &origin)?;
                 folder = path.filter(|path| path.is_dir());
-                (config, tokenizer, origin, Some(weights), identity)
+                (config, tokenizer, chat, origin, Some(weights), identity)
             }
             ModelSpec::Pretrain(spec) => {
                 trains_tokenizer = matches!(spec.tokenizer, TokenizerSpec::Train { .. });
                 let tokenizer = tokenizer_of(recipe, spec, out, report)?;
                 let config = config_with(recipe, spec, &tokenizer)?;
                 let identity = inputs::of_tokenizer(&tokenizer)?;
-                (config, tokenizer, "random weights".to_string(), None, identity)
+                let chat = Chat::of_fresh(&config, &tokenizer);
+                (config, tokenizer, chat, "random weights".to_string(), None, identity)
             }
         };
         recipe.check_layers(&layer_shapes(&config))?;
@@ -71,6 +76,7 @@ impl Origin {
         Ok(Self {
             config,
             tokenizer,
+            chat,
             name,
             identity,
             carried,
@@ -80,6 +86,11 @@ impl Origin {
             context,
             trains_tokenizer,
         })
+    }
+
+    /// What the recipe's texts are made into tokens with.
+    pub(crate) fn with(&self) -> With<'_> {
+        With { tokenizer: &self.tokenizer, vocab: self.config.vocab_size, chat: &self.chat }
     }
 
     /// Puts a tokenizer that was trained into the folder of the run.

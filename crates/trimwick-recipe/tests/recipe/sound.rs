@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use trimwick_recipe::{
-    Arm, ExportTarget, LrSchedule, ModelSource, ModelSpec, Pattern, PruneMethod, PruneSchedule, Recipe,
-    TextFormat, TextSource, TrainLength, Warmup,
+    Arm, CHAT_TEMPLATES, ChatLoss, ChatSpec, ExportTarget, FileSet, LrSchedule, ModelSource, ModelSpec,
+    Pattern, PruneMethod, PruneSchedule, Recipe, TemplateSource, TextFormat, TextSource, TrainLength, Warmup,
 };
 
 pub const SHORT: &str = r#"
@@ -198,6 +198,47 @@ fn texts_are_told_by_their_spelling() {
     );
     assert_eq!(set("{files=\"a\"}").format, TextFormat::Text);
     assert_eq!(set("{files=[\"a.ndjson\",\"b.jsonl\"]}").format, TextFormat::Jsonl { field: "text".into() });
+}
+
+#[test]
+fn conversations_and_mixes_are_read_and_written() {
+    let train = |value: &str| {
+        let recipe = parse(SHORT, &[&format!("data.train={value}")]);
+        let again = trimwick_recipe::Recipe::parse(&recipe.resolve(), "again.toml", &[]).unwrap();
+        assert_eq!((again.fingerprint(), &again.data), (recipe.fingerprint(), &recipe.data));
+        recipe
+    };
+    let spec = |value: &str| match train(value).data.train {
+        Some(TextSource::Files(FileSet { format: TextFormat::Chat(spec), .. })) => spec,
+        other => panic!("{other:?}"),
+    };
+    let plain = spec("{files=\"a.jsonl\",format=\"chat\"}");
+    assert_eq!(plain, ChatSpec { loss: ChatLoss::Answers, template: None });
+    let all = spec("{files=\"a.txt\",format=\"chat\",loss=\"all\",template=\"t/x.jinja\"}");
+    let file = TemplateSource::File("t/x.jinja".into());
+    assert_eq!(all, ChatSpec { loss: ChatLoss::All, template: Some(file) });
+    let named = spec("{files=\"a\",format=\"chat\",template=\"chatml\"}").template;
+    assert_eq!(named, Some(TemplateSource::Named("chatml".into())));
+    assert_eq!(CHAT_TEMPLATES, trimwick_models::TEMPLATES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+
+    let mixed = train("[{files=\"a\",format=\"chat\",weight=3},\"builtin:sotu-train\",\"b.jsonl\"]");
+    let Some(TextSource::Mix(mix)) = &mixed.data.train else { panic!("{:?}", mixed.data) };
+    assert_eq!(mix.iter().map(|m| m.weight).collect::<Vec<_>>(), [3, 1, 1]);
+    let keys: Vec<_> = mixed.data.sources().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["data.train.0", "data.train.1", "data.train.2"]);
+    // A list of one is that one.
+    let one = |value: &str| train(value).fingerprint();
+    assert_eq!(one("[\"a.txt\"]"), one("\"a.txt\""));
+    assert_ne!(one("[\"a.txt\",{files=\"b\"}]"), one("[\"a.txt\",{files=\"b\",weight=2}]"));
+
+    // Recipes from before there were conversations resolve to what they did.
+    let old = train("{files=[\"a.jsonl\"]}").resolve();
+    let line =
+        "train = { files = [\"a.jsonl\"], format = \"jsonl\", field = \"text\", separator = \"\\n\\n\" }\n";
+    assert!(old.contains(line), "{old}");
+    assert!(
+        train("\"builtin:sotu-train\"").resolve().contains("[data]\ntrain = \"builtin:sotu-train\"\neval = ")
+    );
 }
 
 #[test]

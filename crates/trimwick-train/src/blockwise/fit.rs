@@ -142,7 +142,7 @@ pub(super) fn fit<E: From<Error>>(
 fn gradients(part: &Part<'_>, training: &BlockTraining, step: u64) -> Result<(Gradients, f64)> {
     let windows = training.batch_of(part.path, step);
     let (x, y) = (part.inputs.batch(&windows)?, part.targets.batch(&windows)?);
-    let loss = relative_error(&(part.forward)(&x)?, &y)?;
+    let loss = relative_error(&(part.forward)(&x)?, &y, None)?;
     let error = scalar(&loss)?;
     if !error.is_finite() {
         let what = format!("the error of {} in step {}", part.path, step + 1);

@@ -285,7 +285,7 @@ impl Blockwise<'_> {
             if i >= scored {
                 return Ok(y);
             }
-            let error = scalar(&relative_error(&y, &targets.get(i)?)?)?;
+            let error = scalar(&relative_error(&y, &targets.get(i)?, None)?)?;
             if !error.is_finite() {
                 let what = format!("the error of {} on window {i}", block.path());
                 return Err(Error::NonFinite { what, value: error });

@@ -84,17 +84,18 @@ impl TextSource {
         packer.run()?;
         packer.ids.truncate(limit);
         if packer.ids.is_empty() {
-            return Err(Error::Empty { inputs: self.describe() });
+            return Err(Error::Empty { inputs: describe(&self.inputs) });
         }
         Ok(packer.ids.into())
     }
+}
 
-    fn describe(&self) -> String {
-        match self.inputs.as_slice() {
-            [] => "no files".into(),
-            [one] => one.path().display().to_string(),
-            [first, rest @ ..] => format!("{} and {} more", first.path().display(), rest.len()),
-        }
+/// What inputs are called together.
+pub(super) fn describe(inputs: &[Input]) -> String {
+    match inputs {
+        [] => "no files".into(),
+        [one] => one.path().display().to_string(),
+        [first, rest @ ..] => format!("{} and {} more", first.path().display(), rest.len()),
     }
 }
 
@@ -251,11 +252,8 @@ impl Packer<'_> {
 /// The text of one JSONL line.
 fn document(input: &Input, line: u64, text: &str, field: &str) -> Result<String> {
     let expected = || format!("a JSON object with a string {field:?}");
-    let value: Value = serde_json::from_str(text).map_err(|e| {
-        let full = e.to_string();
-        let reason = full.split(" at line ").next().unwrap_or(&full);
-        input.fault(line, expected(), format!("{reason} at column {}", e.column()))
-    })?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| input.fault(line, expected(), json_reason(&e)))?;
     let found = match value {
         Value::Object(mut object) => match object.remove(field) {
             Some(Value::String(document)) => return Ok(document),
@@ -270,7 +268,14 @@ fn document(input: &Input, line: u64, text: &str, field: &str) -> Result<String>
     Err(input.fault(line, expected(), found))
 }
 
-fn kind(value: &Value) -> &'static str {
+/// What is wrong with the JSON of one line.
+pub(super) fn json_reason(error: &serde_json::Error) -> String {
+    let full = error.to_string();
+    let reason = full.split(" at line ").next().unwrap_or(&full);
+    format!("{reason} at column {}", error.column())
+}
+
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

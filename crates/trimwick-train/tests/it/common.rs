@@ -207,11 +207,22 @@ pub struct Scenario {
     /// Ends the run with an error before that step.
     pub cut_before: Option<u64>,
     pub change: fn(&mut TrainConfig),
+    /// What is trained on, in the place of five windows.
+    pub data: Option<Windows>,
+    pub dropout: f64,
 }
 
 impl Default for Scenario {
     fn default() -> Self {
-        Self { steps: 12, save_every: 0, stop_after: None, cut_before: None, change: |_| {} }
+        Self {
+            steps: 12,
+            save_every: 0,
+            stop_after: None,
+            cut_before: None,
+            change: |_| {},
+            data: None,
+            dropout: 0.1,
+        }
     }
 }
 
@@ -230,12 +241,13 @@ impl Scenario {
     /// Runs in `dir`, with checkpoints in `dir/checkpoints` and metrics in `dir/metrics.jsonl`.
     pub fn run(&self, dir: &Path) -> Ran {
         let store = self::store(DType::F32, 11);
-        let model = TinyLm::new(&store, 0.1).unwrap();
+        let model = TinyLm::new(&store, self.dropout).unwrap();
         store.get("blocks.1.norm.weight").unwrap().set_role(Role::Frozen);
         store.set_buffer("scale", &Tensor::new(&[0.1f64, 0.3], &Device::Cpu).unwrap()).unwrap();
         let theirs = self::store(DType::F32, 12);
         let teacher = TinyLm::new(&theirs, 0.).unwrap();
-        let data = windows(5 * 8 + 3, 8); // five windows, so that epochs end within batches
+        // Five windows, so that epochs end within batches.
+        let data = self.data.clone().unwrap_or_else(|| windows(5 * 8 + 3, 8));
 
         let mut hook = Refresh { cut_before: self.cut_before, ..Refresh::new(&store) };
         let stop = AtomicBool::new(self.stop_after == Some(0));

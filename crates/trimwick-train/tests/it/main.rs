@@ -1,6 +1,7 @@
 //! Tests of the training crate through its public interface, in one binary: linking candle takes longer than running.
 
 mod blockwise;
+mod chat;
 mod common;
 mod data;
 mod deep;

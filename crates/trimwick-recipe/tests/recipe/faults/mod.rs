@@ -2,6 +2,7 @@
 //! of the answer.
 
 mod blockwise;
+mod chat;
 mod keys;
 mod passes;
 mod quantize;

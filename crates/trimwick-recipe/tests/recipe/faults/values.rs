@@ -55,7 +55,7 @@ fn wrong_types_say_what_was_found() {
         (
             &[(5, "train = 3")],
             &[
-                "r.toml:5: data.train: wrong type: expected \"builtin:NAME\", a file or glob pattern, or { files = […] }, found 3; write for example train = \"builtin:sotu-train\"",
+                "r.toml:5: data.train: wrong type: expected \"builtin:NAME\", a file or glob pattern, or { files = […] }, or a list of them to mix, found 3; write for example train = \"builtin:sotu-train\"",
             ],
         ),
         (
@@ -281,7 +281,7 @@ fn values_that_do_not_go_together_are_faults() {
             &[(3, "source = \"builtin:tiny\""), (5, "train = \"sotu-train\""), (6, "eval = \"builtin:x\"")],
             &[
                 "r.toml:3: model.source: expected builtin:tiny-llama, found the string \"builtin:tiny\"; did you mean `builtin:tiny-llama`?",
-                "r.toml:5: data.train: expected \"builtin:NAME\", a file or glob pattern, or { files = […] }, found the string \"sotu-train\"; did you mean `builtin:sotu-train`?",
+                "r.toml:5: data.train: expected \"builtin:NAME\", a file or glob pattern, or { files = […] }, or a list of them to mix, found the string \"sotu-train\"; did you mean `builtin:sotu-train`?",
                 "r.toml:6: data.eval: expected builtin:sotu-train or builtin:sotu-eval, found the string \"builtin:x\"; write one of them",
             ],
         ),
