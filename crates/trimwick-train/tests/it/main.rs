@@ -7,6 +7,7 @@ mod data;
 mod deep;
 mod gradients;
 mod guards;
+mod layouts;
 mod lora;
 mod memory;
 mod objective;
