@@ -11,7 +11,7 @@ use crate::model;
 /// A model that was read.
 pub(super) enum Engine {
     /// In f32.
-    Whole(ParamStore, Llama),
+    Whole(ParamStore, Box<Llama>),
     /// From packed weights; activations are not rounded.
     Packed(Box<PackedLlama>),
 }
@@ -25,7 +25,7 @@ impl Engine {
             return Ok(Self::Packed(Box::new(PackedLlama::load(files, options)?)));
         }
         let (store, model) = model::load(files, positions)?;
-        Ok(Self::Whole(store, model))
+        Ok(Self::Whole(store, Box::new(model)))
     }
 
     pub(super) fn perplexity(
@@ -35,7 +35,7 @@ impl Engine {
     ) -> Result<Evaluation> {
         match self {
             Self::Whole(store, model) => {
-                Ok(evaluate(model, store.device(), windows, EvaluateOptions::default(), progress)?)
+                Ok(evaluate(&**model, store.device(), windows, EvaluateOptions::default(), progress)?)
             }
             Self::Packed(model) => packed(model, windows, progress),
         }
@@ -43,7 +43,7 @@ impl Engine {
 
     pub(super) fn scorer(&self) -> Box<dyn Scorer + '_> {
         match self {
-            Self::Whole(store, model) => Box::new(Dense::new(model, store.device())),
+            Self::Whole(store, model) => Box::new(Dense::new(&**model, store.device())),
             Self::Packed(model) => Box::new(PackedScorer(model)),
         }
     }
