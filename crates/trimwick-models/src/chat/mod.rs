@@ -278,7 +278,7 @@ mod tests {
         let chat = template(source);
         let found = chat.conversation(&turns(&[("user", "hi"), ("assistant", "ho")])).unwrap();
         assert_eq!(found.text, "[hi]ho</s>\n");
-        assert_eq!(found.answers, [4..11]);
+        assert_eq!(found.answers.as_slice(), std::slice::from_ref(&(4..11)));
     }
 
     #[test]

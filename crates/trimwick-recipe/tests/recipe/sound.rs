@@ -233,8 +233,7 @@ fn conversations_and_mixes_are_read_and_written() {
 
     // Recipes from before there were conversations resolve to what they did.
     let old = train("{files=[\"a.jsonl\"]}").resolve();
-    let line =
-        "train = { files = [\"a.jsonl\"], format = \"jsonl\", field = \"text\", separator = \"\"\"\n\n\n\"\"\" }\n";
+    let line = "train = { files = [\"a.jsonl\"], format = \"jsonl\", field = \"text\", separator = \"\"\"\n\n\n\"\"\" }\n";
     assert!(old.contains(line), "{old}");
     assert!(
         train("\"builtin:sotu-train\"").resolve().contains("[data]\ntrain = \"builtin:sotu-train\"\neval = ")
