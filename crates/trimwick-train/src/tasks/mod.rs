@@ -14,12 +14,12 @@
 //! ```no_run
 //! use candle_core::Device;
 //! use trimwick_train::tasks::{Dense, Encoder, Layout, Task, measure};
-//! # fn model() -> Box<dyn trimwick_nn::CausalLm> { unimplemented!() }
+//! # fn load() -> Box<dyn trimwick_nn::CausalLm> { unimplemented!() }
 //! # let encode = |_: &str| Ok(Vec::new());
 //! let task = Task::read(Layout::Arc, "ARC-Easy-Test.jsonl".as_ref(), Some(100))?;
 //! let questions = task.encode(&Encoder { encode: &encode, prefix: Some(0), vocab: 4096, window: 1024 })?;
-//! let mut scorer = Dense::new(&*model(), &Device::Cpu);
-//! # let mut scorer = scorer;
+//! let model = load();
+//! let mut scorer = Dense::new(&*model, &Device::Cpu);
 //! let score = measure(&task, &questions, &mut scorer, &mut |_, _| {})?;
 //! println!("{:.4} of {} right", score.acc, score.items);
 //! # Ok::<(), trimwick_train::Error>(())
