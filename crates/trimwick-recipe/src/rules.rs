@@ -32,6 +32,13 @@ pub struct LayerRule {
     pub group: Option<GroupRule>,
 }
 
+impl LayerRule {
+    /// How many weights the layer has; a bias is not counted.
+    pub fn weights(&self) -> u64 {
+        self.shape.iter().map(|&side| side as u64).product()
+    }
+}
+
 /// Whether a layer is pruned.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PruneRule {

@@ -24,10 +24,10 @@ pub struct Sizes {
 impl LayerRules {
     /// The sizes of a model of so many `parameters`, in layers and outside of them.
     pub fn sizes(&self, parameters: u64) -> Sizes {
-        let inside: u64 = self.layers.iter().map(weights).sum();
+        let inside: u64 = self.layers.iter().map(LayerRule::weights).sum();
         let outside = parameters.saturating_sub(inside) as f64 * BF16;
         let bytes = |bits: fn(&LayerRule) -> f64| {
-            let inside: f64 = self.layers.iter().map(|rule| bits(rule) * weights(rule) as f64).sum();
+            let inside: f64 = self.layers.iter().map(|rule| bits(rule) * rule.weights() as f64).sum();
             ((outside + inside) / 8.).round() as u64
         };
         let quantized = |rule: &LayerRule| rule.quant.as_ref().is_some_and(|quant| quant.bits.is_some());
@@ -40,10 +40,6 @@ impl LayerRules {
             sparse: sparse.then(|| bytes(kept_bits)),
         }
     }
-}
-
-fn weights(rule: &LayerRule) -> u64 {
-    rule.shape.iter().map(|&side| side as u64).product()
 }
 
 fn halved(rule: &LayerRule) -> bool {

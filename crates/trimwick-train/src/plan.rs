@@ -58,7 +58,8 @@ pub struct Data {
     pub context: usize,
     /// Tokens in all.
     pub tokens: usize,
-    /// A hash of the token ids and of what stands beside them in [`Windows`] (64 bits of FNV-1a over 32-bit words): tells an edited file, not a forged one.
+    /// A hash of the token ids and of what stands beside them in [`Windows`] (64 bits of FNV-1a over 32-bit words): tells an
+    /// edited file, not a forged one.
     pub hash: String,
 }
 

@@ -51,7 +51,7 @@ impl<'a> Plan<'a> {
         let mut plan = Self { recipe, survey, parameters, pruned: 0, zeros: 0 };
         for rule in plan.survey.iter().flat_map(|s| &s.rules.layers) {
             if let PruneRule::Pruned { pattern, .. } = &rule.prune {
-                let weights = elements(rule);
+                let weights = rule.weights();
                 plan.pruned += weights;
                 plan.zeros += match *pattern {
                     Pattern::Nm { n, m } => weights / m as u64 * (m - n) as u64,
@@ -215,8 +215,8 @@ impl<'a> Plan<'a> {
         let mut weights = 0;
         for rule in self.survey.iter().flat_map(|s| &s.rules.layers) {
             if let Some(QuantizeRule { bits: Some(each), .. }) = &rule.quant {
-                weights += elements(rule);
-                bits += each * elements(rule) as f64;
+                weights += rule.weights();
+                bits += each * rule.weights() as f64;
             }
         }
         let how = format!("scales {}, range {}", words(&quantize.scales), words(&quantize.range));
@@ -226,7 +226,7 @@ impl<'a> Plan<'a> {
         };
         let mut parts = Vec::new();
         if let Some(budget) = &quantize.budget {
-            let under: u64 = self.budgeted().map(elements).sum();
+            let under: u64 = self.budgeted().map(LayerRule::weights).sum();
             parts.push(format!("{} weights in {}", count(under), under_budget(budget)));
         }
         if weights > 0 {
@@ -320,7 +320,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// `269.0 MB in bf16 → 82.1 MB packed (−69.5 %) → 61.0 MB with 2:4 packed (−25.7 %)`: each beside the one before.
+/// `138.0 GB in bf16 → 69.5 GB packed (-49.6 %) → 43.8 GB with 2:4 packed (-36.9 %)`: each beside the one before.
 fn size(sizes: &Sizes) -> String {
     let forms = [(sizes.packed, "packed"), (sizes.sparse, "with 2:4 packed")];
     let mut text = format!("{} in bf16", bytes(sizes.bf16));
@@ -337,8 +337,4 @@ fn size(sizes: &Sizes) -> String {
 /// The words of an option, as `Percentile(99.9)` has them, in small letters.
 fn words(option: &impl std::fmt::Debug) -> String {
     format!("{option:?}").to_lowercase().replace('(', " ").replace(')', "")
-}
-
-fn elements(rule: &LayerRule) -> u64 {
-    rule.shape.iter().map(|&dim| dim as u64).product()
 }

@@ -15,6 +15,9 @@ use crate::resolve::{ToToml, Writer};
 /// The texts that are compiled into the program, as they are named after `builtin:`.
 pub const BUILTIN_TEXTS: &[&str] = &["sotu-train", "sotu-eval"];
 
+/// What a text is given as.
+const ONE_TEXT: &str = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
+
 /// Most sources that are mixed.
 const SOURCES: usize = 64;
 
@@ -29,8 +32,7 @@ impl Rule for TextRule {
     type Value = ();
 
     fn expected(&self) -> String {
-        let one = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
-        if self.mixes { format!("{one}, or a list of them to mix") } else { one.to_string() }
+        if self.mixes { format!("{ONE_TEXT}, or a list of them to mix") } else { ONE_TEXT.to_string() }
     }
 
     fn read(&self, raw: &Raw, at: &At<'_>) -> Option<()> {
@@ -42,8 +44,7 @@ impl Rule for TextRule {
                     return None;
                 }
                 let wrong = list.iter().enumerate().filter(|(_, item)| !one(item));
-                let expected = "\"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }";
-                let found = wrong.map(|(i, item)| at.element(i).wrong_type(item, expected.into())).count();
+                let found = wrong.map(|(i, item)| at.element(i).wrong_type(item, ONE_TEXT.into())).count();
                 (found == 0).then_some(())
             }
             _ if one(raw) => Some(()),

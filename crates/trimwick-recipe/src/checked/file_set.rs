@@ -129,7 +129,7 @@ pub enum TextFormat {
 }
 
 pub(super) fn read_files(section: Section<'_>, key: &Key<Choice<Format>>) -> Option<FileSet> {
-    let trains = key.rule.0.len() > FORMAT.rule.0.len();
+    let trains = std::ptr::eq(key, &TRAIN_FORMAT);
     let files = section.get(&FILES);
     let format = match (section.maybe(key), &files) {
         (Slot::Given(format), _) => Some(format),

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::lines::{Input, Next};
+use super::lines::{Input, Next, Wrong, foreign, json_reason};
 use super::pack::Packer;
-use super::source::json_reason;
-use super::turns::{Role, Shape, Turn, Wrong};
+use super::turns::{Role, Shape, Turn};
 use super::windows::Windows;
 use crate::error::BoxError;
 use crate::{Error, Result};
@@ -158,12 +157,7 @@ impl ChatSource {
         let (mut pending, mut bytes) = (Vec::new(), 0);
         for (index, input) in self.inputs.iter().enumerate() {
             let mut shape = None;
-            input.lines(|text, line| {
-                // Editors of some systems begin a file with a byte order mark.
-                let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
-                if text.trim_ascii().is_empty() {
-                    return Ok(Next::Go);
-                }
+            input.json_lines(|text, line| {
                 let object = self.object(index, line, text)?;
                 let shape = match shape {
                     Some(shape) => shape,
@@ -209,9 +203,8 @@ impl ChatSource {
         let refused =
             |source| Error::Chat { path: self.inputs[line.input].path().into(), line: line.line, source };
         let mut conversation = render(&turns).map_err(refused)?;
-        if let Some(id) = conversation.ids.iter().find(|&&id| id as usize >= options.vocab) {
-            let expected = format!("token ids below the model's vocabulary of {}", options.vocab);
-            return Err(fault(expected, format!("id {id}: the tokenizer belongs to another model")));
+        if let Some((expected, found)) = foreign(&conversation.ids, options.vocab) {
+            return Err(fault(expected, found));
         }
         if !options.answers {
             conversation.answers.fill(true);

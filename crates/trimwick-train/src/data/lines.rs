@@ -53,9 +53,35 @@ impl Input {
         }
     }
 
+    /// [`Input::lines`] of a file with a JSON value a line: the byte order mark that editors of some systems begin a file with
+    /// is taken off, and blank lines are passed over.
+    pub(crate) fn json_lines(&self, mut f: impl FnMut(&str, u64) -> Result<Next>) -> Result<Next> {
+        self.lines(|text, line| {
+            let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
+            if text.trim_ascii().is_empty() { Ok(Next::Go) } else { f(text, line) }
+        })
+    }
+
     pub(crate) fn fault(&self, line: u64, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Text { path: self.path().into(), line, expected: expected.into(), found: found.into() }
     }
+}
+
+/// What is wrong with a line: expected and found.
+pub(crate) type Wrong = (String, String);
+
+/// What is wrong with the JSON of one line.
+pub(crate) fn json_reason(error: &serde_json::Error) -> String {
+    let full = error.to_string();
+    let reason = full.split(" at line ").next().unwrap_or(&full);
+    format!("{reason} at column {}", error.column())
+}
+
+/// What is wrong with the ids of a line, where one is outside of the vocabulary.
+pub(crate) fn foreign(ids: &[u32], vocab: usize) -> Option<Wrong> {
+    let id = ids.iter().find(|&&id| id as usize >= vocab)?;
+    let expected = format!("token ids below the model's vocabulary of {vocab}");
+    Some((expected, format!("id {id}: the tokenizer belongs to another model")))
 }
 
 /// Whether to read on.

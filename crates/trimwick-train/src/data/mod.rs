@@ -9,7 +9,7 @@ mod turns;
 mod windows;
 
 pub use chat::{ChatCounts, ChatOptions, ChatSource, Conversation, Render};
-pub(crate) use lines::{Input, MAX_LINE, Next};
+pub(crate) use lines::{Input, MAX_LINE, Next, foreign, json_reason};
 pub use source::{Encode, TextFormat, TextSource};
 pub use turns::{Role, Turn};
 pub use windows::{Batch, Cursor, Order, Windows};

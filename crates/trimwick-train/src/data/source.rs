@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::lines::{Input, Next};
+use super::lines::{Input, Next, Wrong, foreign, json_reason};
 use crate::error::BoxError;
 use crate::{Error, Result};
 
@@ -151,13 +151,8 @@ impl Packer<'_> {
                     }
                     next
                 }
-                TextFormat::Jsonl { field } => input.lines(|text, line| {
-                    // Editors of some systems begin a file with a byte order mark.
-                    let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
-                    let document = match text.trim_ascii() {
-                        "" => return Ok(Next::Go),
-                        text => document(input, line, text, field)?,
-                    };
+                TextFormat::Jsonl { field } => input.json_lines(|text, line| {
+                    let document = document(input, line, text.trim_ascii(), field)?;
                     if document.is_empty() {
                         return Ok(Next::Go);
                     }
@@ -216,8 +211,8 @@ impl Packer<'_> {
             return Ok(());
         }
         let ids = (self.encode)(&self.text).map_err(|source| self.tokenizer_failed(source))?;
-        if let Some(&bad) = ids.iter().find(|&&id| id as usize >= self.vocab) {
-            return Err(self.foreign_id(bad));
+        if let Some(wrong) = foreign(&ids, self.vocab) {
+            return Err(self.foreign_id(wrong));
         }
         self.ids.extend_from_slice(&ids);
         self.text.clear();
@@ -232,19 +227,18 @@ impl Packer<'_> {
 
     /// The error for an id outside of the vocabulary. Which line it came from is found by encoding line by line;
     /// an id that only the whole piece gives is reported at the first line.
-    fn foreign_id(&self, mut id: u32) -> Error {
+    fn foreign_id(&self, mut wrong: Wrong) -> Error {
         let mut at = self.origins.first();
         for (i, origin) in self.origins.iter().enumerate() {
             let end = self.origins.get(i + 1).map_or(self.text.len(), |next| next.at);
             let ids = (self.encode)(&self.text[origin.at..end]).unwrap_or_default();
-            if let Some(&bad) = ids.iter().find(|&&id| id as usize >= self.vocab) {
-                (id, at) = (bad, Some(origin));
+            if let Some(of_line) = foreign(&ids, self.vocab) {
+                (wrong, at) = (of_line, Some(origin));
                 break;
             }
         }
         let (input, line) = at.map_or((0, 1), |o| (o.input, o.line));
-        let expected = format!("token ids below the model's vocabulary of {}", self.vocab);
-        let found = format!("id {id}: the tokenizer belongs to another model");
+        let (expected, found) = wrong;
         self.source.inputs[input].fault(line, expected, found)
     }
 }
@@ -266,13 +260,6 @@ fn document(input: &Input, line: u64, text: &str, field: &str) -> Result<String>
         other => kind(&other).into(),
     };
     Err(input.fault(line, expected(), found))
-}
-
-/// What is wrong with the JSON of one line.
-pub(super) fn json_reason(error: &serde_json::Error) -> String {
-    let full = error.to_string();
-    let reason = full.split(" at line ").next().unwrap_or(&full);
-    format!("{reason} at column {}", error.column())
 }
 
 pub(super) fn kind(value: &Value) -> &'static str {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::lines::Wrong;
 use super::source::kind;
 
 /// Who speaks.
@@ -45,9 +46,6 @@ pub(super) enum Shape {
     /// `{"conversations": [{"from": …, "value": …}]}`
     ShareGpt,
 }
-
-/// What is wrong with a line: expected and found.
-pub(super) type Wrong = (String, String);
 
 fn wrong<T>(expected: impl Into<String>, found: impl Into<String>) -> Result<T, Wrong> {
     Err((expected.into(), found.into()))

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::item::{Item, Task};
-use crate::data::Encode;
+use crate::data::{Encode, foreign};
 use crate::{Error, Result};
 
 /// A model's tokenizer and limits.
@@ -116,12 +116,9 @@ impl Task {
     fn ids(&self, item: &Item, text: &str, encoder: &Encoder<'_>) -> Result<Vec<u32>> {
         let failed = |source| Error::Tokenizer { path: self.owned_path(), line: item.line, source };
         let ids = (encoder.encode)(text).map_err(failed)?;
-        match ids.iter().find(|&&id| id as usize >= encoder.vocab) {
+        match foreign(&ids, encoder.vocab) {
             None => Ok(ids),
-            Some(id) => {
-                let expected = format!("token ids below the model's vocabulary of {}", encoder.vocab);
-                Err(self.fault(item, expected, format!("id {id}: the tokenizer belongs to another model")))
-            }
+            Some((expected, found)) => Err(self.fault(item, expected, found)),
         }
     }
 }

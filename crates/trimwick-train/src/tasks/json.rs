@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 use super::item::Item;
-use crate::data::{Input, Next};
+use crate::data::{Input, Next, json_reason};
 use crate::{Error, Result};
 
 /// A line of a file, and what to say of it.
@@ -19,11 +19,7 @@ pub(super) struct Line<'a> {
 impl<'a> Line<'a> {
     /// The line's JSON object; `form` says what it should be.
     pub(super) fn parse<T: Deserialize<'a>>(&self, form: &str) -> Result<T> {
-        serde_json::from_str(self.text).map_err(|e| {
-            let full = e.to_string();
-            let reason = full.split(" at line ").next().unwrap_or(&full);
-            self.fault(form, format!("{reason} at column {}", e.column()))
-        })
+        serde_json::from_str(self.text).map_err(|e| self.fault(form, json_reason(&e)))
     }
 
     pub(super) fn fault(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
@@ -47,14 +43,8 @@ pub(super) fn each(
     mut item: impl FnMut(Line<'_>) -> Result<Item>,
 ) -> Result<Vec<Item>> {
     let mut items = Vec::new();
-    input.lines(|text, number| {
-        // Editors of some systems begin a file with a byte order mark.
-        let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text };
-        let text = text.trim_ascii();
-        if text.is_empty() {
-            return Ok(Next::Go);
-        }
-        items.push(item(Line { input, number, text })?);
+    input.json_lines(|text, number| {
+        items.push(item(Line { input, number, text: text.trim_ascii() })?);
         Ok(if items.len() < limit { Next::Go } else { Next::Stop })
     })?;
     Ok(items)

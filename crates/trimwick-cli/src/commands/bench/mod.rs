@@ -87,16 +87,15 @@ impl Entry {
     /// A prompt, then tokens one by one.
     fn turn(&mut self, args: &BenchArgs) -> Result<()> {
         let vocab = self.model.config().vocab_size as u64;
-        // Any tokens will do, as long as they are not all the same; u64 so that no length overflows.
-        let id = |i: usize, square: u64, step: u64| ((i as u64).pow(2) * square + i as u64 * step) % vocab;
-        let ids: Vec<u32> = (0..args.prompt).map(|i| id(i, 7, 3) as u32).collect();
+        // Any tokens will do, as long as they are not all the same; in u64 no length overflows.
+        let ids: Vec<u32> = (0..args.prompt as u64).map(|i| ((i * i * 7 + 3 * i) % vocab) as u32).collect();
         let mut cache = self.model.new_cache(args.kv.format());
         let begun = Instant::now();
         self.model.forward(&ids, &mut cache)?;
         let prompt = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
-        for i in 0..args.tokens {
-            self.model.forward(&[id(i, 0, 31) as u32], &mut cache)?;
+        for i in 0..args.tokens as u64 {
+            self.model.forward(&[(i * 31 % vocab) as u32], &mut cache)?;
         }
         let generation = begun.elapsed().as_secs_f64();
         self.cache = cache.bytes();

@@ -38,8 +38,9 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
         let questions = tasks.iter().map(|task| questions::encode(task, files)).collect::<Result<_>>()?;
         plans.push(Plan { files, windows, questions });
     }
-    let ids = |plan: &Plan<'_>| plan.windows.as_ref().map(|windows| windows.ids().to_vec());
-    if plans.windows(2).any(|pair| ids(&pair[0]) != ids(&pair[1])) {
+    let mut texts = plans.iter().map(|plan| plan.windows.as_ref().map(Windows::ids));
+    let first = texts.next();
+    if texts.any(|ids| Some(ids) != first) {
         let expected = "a model with the same tokens, since perplexities per token are compared (without --text, answers \
                         to --tasks can be)";
         return Err(bad_input("--against", expected, "another tokenizer"));
