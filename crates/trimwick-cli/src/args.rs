@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use trimwick_models::KvFormat;
 
 use crate::error::EXIT_CODES;
@@ -10,6 +11,13 @@ use crate::error::EXIT_CODES;
 /// What a model may be given as.
 const MODEL: &str = "A folder with config.json and safetensors, a .gguf file, a hub id such as \
                      HuggingFaceTB/SmolLM2-135M (with @REVISION if need be), or builtin:tiny-llama";
+
+/// What stands below a verb's arguments: how it is used, and what the exit codes mean.
+fn after(examples: &[&str]) -> String {
+    let title = if examples.len() == 1 { "Example" } else { "Examples" };
+    let lines: String = examples.iter().map(|example| format!("  {example}\n")).collect();
+    format!("{title}:\n{lines}\n{EXIT_CODES}")
+}
 
 /// Makes Llama-family models smaller: prunes them 2:4, trains the loss back, proves the mask on what it writes.
 #[derive(Debug, Parser)]
@@ -25,38 +33,56 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Run a recipe: prune, train, compare, write, prove. The same command continues a run that was stopped.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick run configs/quickstart.toml train.steps=20 --out runs/try"]))]
     Run(RunArgs),
     /// Check a recipe, its files and the layers it names, and say what it would do; no weight is read.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick check my.toml model.source=./SmolLM2-135M"]))]
     Check(CheckArgs),
     /// Show the text that a recipe trains on as its model sees it, and which of it is trained.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick preview my.toml --windows 4"]))]
     Preview(PreviewArgs),
     /// Measure a model: its perplexity on texts, its answers to multiple-choice questions, alone or beside another's.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick eval ./SmolLM2-135M --text held_out.txt --context 512", "trimwick eval model.gguf --against ./SmolLM2-135M --tasks arc=ARC-Easy.jsonl"]))]
     Eval(EvalArgs),
     /// Time prompts and generation of one model or several, beside what the memory of the machine allows.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick bench model.gguf --f32 --prompt 256"]))]
     Bench(BenchArgs),
     /// Continue a prompt.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&[r#"trimwick generate builtin:tiny-llama --prompt "My fellow Americans" --max-tokens 40"#]))]
     Generate(GenerateArgs),
     /// Show what is in a model file or folder.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick inspect --zeros runs/my/model"]))]
     Inspect(InspectArgs),
     /// Put the weights of a safetensors file on a quantization grid, and prove it on the written bytes.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick quantize in.safetensors out.safetensors --scheme int4-g64"]))]
     Quantize(QuantizeArgs),
     /// Read an export back, every tensor decoded, and compare it bit for bit with the model that it was made from.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick verify runs/my/exports/model.gguf --against runs/my"]))]
     Verify(VerifyArgs),
     /// Write what finished runs found as a page for a browser: one run, or several side by side.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick report runs/a runs/b --out both.html"]))]
     Report(ReportArgs),
     /// The recipes that come with the program.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = after(&["trimwick recipes cp quickstart my.toml"]))]
     Recipes(RecipesArgs),
+    /// Print the completions of a shell, for its startup file.
+    #[command(after_help = after(&["trimwick completions bash"]))]
+    Completions {
+        /// The shell.
+        #[arg(value_name = "SHELL", value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each verb.
+    #[command(after_help = after(&["trimwick man", "trimwick man --out man1"]))]
+    Man(ManArgs),
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder for the pages.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `run`.
@@ -347,5 +373,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example_that_can_be_given() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            let examples: Vec<&str> =
+                help.lines().filter_map(|line| line.strip_prefix("  trimwick ")).collect();
+            assert!(!examples.is_empty(), "{}: {help}", verb.get_name());
+            for example in examples {
+                // A word in quotes may hold spaces.
+                let mut words = vec!["trimwick".to_string()];
+                for (i, part) in example.split('"').enumerate() {
+                    match i % 2 {
+                        0 => words.extend(part.split_whitespace().map(str::to_string)),
+                        _ => words.push(part.into()),
+                    }
+                }
+                assert_eq!(words[1], verb.get_name());
+                Cli::try_parse_from(&words).unwrap_or_else(|e| panic!("{example}: {e}"));
+            }
+        }
     }
 }

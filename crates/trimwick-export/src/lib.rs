@@ -61,7 +61,9 @@ mod scales;
 mod select;
 mod store;
 
-pub use deploy::{Dense, DeployOptions, Deployed, Target, Trained, Verified, deploy, verify};
+pub use deploy::{
+    Dense, DeployOptions, Deployed, Planned, Target, Trained, Verified, check_fit, deploy, verify,
+};
 pub use error::{Error, Result};
 pub use packed::{Packed, Part};
 pub use quantize::{Progress, QuantizeOptions, Stage, quantize_file};

@@ -45,6 +45,7 @@ mod rules;
 pub mod run;
 mod shapes;
 mod shapes_quantize;
+mod shapes_targets;
 mod sizes;
 mod trainable;
 

@@ -90,6 +90,9 @@ impl Recipe {
         if let Some(spec) = self.quantize.as_ref().filter(|_| check.faults.is_empty()) {
             check.passes(spec, &prune, &quant);
         }
+        if let Some(spec) = self.quantize.as_ref().filter(|_| check.faults.is_empty()) {
+            check.targets(spec, &quant);
+        }
         if self.stream {
             check.streamed(&prune, &quant);
         }

@@ -1,7 +1,7 @@
 //! What a run found, as one page that needs nothing but itself.
 //!
 //! [`write()`] reads a finished run's folder (`summary.json`, the metrics of each trained arm, the resolved recipe, the
-//! written weights) and writes `report.html` beside them: no script, no network, charts as SVG, light and dark, fit to
+//! written weights, and `bench.json` where somebody put there what `trimwick bench --json` printed) and writes `report.html` beside them: no script, no network, charts as SVG, light and dark, fit to
 //! print. It says first whether training helped, and says so plainly when it did not. [`compare`] puts several runs on
 //! one page.
 //!
@@ -18,8 +18,10 @@ mod compare;
 mod error;
 mod page;
 mod parts;
+mod passes;
 mod png;
 mod run;
+mod shipped;
 mod stats;
 mod weights;
 mod words;

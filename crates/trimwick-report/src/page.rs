@@ -6,7 +6,9 @@ use trimwick_recipe::run::{BlockReport, MeasuredArm, Summary};
 use crate::Result;
 use crate::charts::{Axes, histogram, per_layer};
 use crate::parts::{figure, losses, norms, page, rates};
+use crate::passes::{budget, passes};
 use crate::run::Run;
+use crate::shipped::{exports, speed};
 use crate::stats::paired;
 use crate::weights::{Class, Weights};
 use crate::words::{self, bytes, count, number};
@@ -36,12 +38,16 @@ pub(crate) fn of(run: &Run) -> Result<String> {
             h2 { "Block by block" }
             (blocks(&summary.blocks)?)
         }
+        (passes(summary)?)
+        (budget(summary))
         @if let Some(weights) = &run.weights {
             h2 { "The written weights" }
             (classes(weights))
             (grids(weights)?)
             (mask(weights))
         }
+        (exports(summary))
+        (speed(run.bench.as_ref()))
         h2 { "To get this again" }
         (again(run))
     };
@@ -193,7 +199,13 @@ fn mask(weights: &Weights) -> Markup {
             figcaption { "Kept weights of " code { (layer) } ": its first rows and columns." }
         }
         div.wide { table {
-            caption { "What is kept of groups of four, over all masks." }
+            caption {
+                "What is kept of groups of four, over all masks."
+                @if let Some((moved, all)) = weights.moved {
+                    " Of " (count(all)) " weights " (count(moved)) " (" (format!("{:.2} %", 100. * moved as f64 / all as f64)) ") changed "
+                    "sides since the one-shot mask."
+                }
+            }
             tr { th { "kept" } th { "groups" } th { "share" } }
             @for (kept, n) in &weights.choices {
                 tr { td { (sign(kept)) } td { (count(*n)) } td { (format!("{:.2} %", 100. * *n as f64 / groups as f64)) } }

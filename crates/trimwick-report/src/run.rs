@@ -10,6 +10,7 @@ use trimwick_recipe::run::{Summary, layer_shapes};
 
 use trimwick_train::{StepRecord, ValidationRecord};
 
+use crate::shipped::Bench;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
@@ -25,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) recipe: String,
     /// The written weights, where they are still there.
     pub(crate) weights: Option<Weights>,
+    /// What `trimwick bench` found, where it was put into the folder.
+    pub(crate) bench: Option<Bench>,
 }
 
 /// How an arm was trained.
@@ -37,6 +40,8 @@ pub(crate) struct Curve {
 
 const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics";
+/// The model that one-shot pruning left, masks included.
+const ONE_SHOT: &str = "stages/pruned.safetensors";
 
 impl Run {
     /// Reads the folder of a finished run.
@@ -62,12 +67,12 @@ impl Run {
         curves.sort_by_key(|curve| (Some(curve.arm.as_str()) != main, curve.arm.clone()));
         let model = path.join("model");
         let weights = match model.is_dir() {
-            true => Some(Weights::read(&model, &schemes(path, &model, &summary)?)?),
+            true => Some(Weights::read(&model, &schemes(path, &model, &summary)?, &path.join(ONE_SHOT))?),
             false => None,
         };
         let absolute = path.canonicalize().unwrap_or_else(|_| path.into());
         let name = absolute.file_name().map_or_else(|| summary.name.clone(), |n| n.to_string_lossy().into());
-        Ok(Self { name, summary, curves, recipe, weights })
+        Ok(Self { name, summary, curves, recipe, weights, bench: Bench::read(path)? })
     }
 }
 
@@ -100,11 +105,11 @@ fn curve(path: &Path) -> Result<Curve> {
     Ok(curve)
 }
 
-fn text(path: &Path) -> Result<String> {
+pub(crate) fn text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| broken(path, &e))
 }
 
-fn broken(path: &Path, problem: &dyn std::fmt::Display) -> Error {
+pub(crate) fn broken(path: &Path, problem: &dyn std::fmt::Display) -> Error {
     Error::File { path: path.into(), problem: problem.to_string() }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Weights {
     pub(crate) corner: Option<(String, Vec<Vec<bool>>)>,
     /// How often each choice of kept places in a group of four occurs, over all masks.
     pub(crate) choices: BTreeMap<[bool; 4], u64>,
+    /// Weights under a mask that were on its other side after one-shot pruning, and all of them; where both are known.
+    pub(crate) moved: Option<(u64, u64)>,
 }
 
 /// Tensors of one kind.
@@ -45,12 +47,15 @@ pub(crate) struct Class {
 }
 
 impl Weights {
-    /// Reads a run's `model/`, one tensor in memory at a time; `schemes` by the paths of layers.
-    pub(crate) fn read(folder: &Path, schemes: &BTreeMap<String, String>) -> Result<Self> {
+    /// Reads a run's `model/`, one tensor in memory at a time; `schemes` by the paths of layers, and the masks of one-shot
+    /// pruning from a file that may be missing.
+    pub(crate) fn read(folder: &Path, schemes: &BTreeMap<String, String>, one_shot: &Path) -> Result<Self> {
         let files = ModelFolder::open(folder)?;
         let beside = folder.join(MASKS);
         let masks = if beside.is_file() { Some(SafetensorsFile::open(&beside)?) } else { None };
-        let mut found = Self { classes: BTreeMap::new(), corner: None, choices: BTreeMap::new() };
+        let before = if one_shot.is_file() { Some(SafetensorsFile::open(one_shot)?) } else { None };
+        let mut found =
+            Self { classes: BTreeMap::new(), corner: None, choices: BTreeMap::new(), moved: None };
         for name in files.names() {
             let Some(info) = files.info(name) else { continue };
             let shape = info.shape.clone();
@@ -66,6 +71,12 @@ impl Weights {
                 let problem =
                     format!("{beside}: expected {expected} bytes, one bit for each weight, found {bits}");
                 return Err(Error::File { path: folder.join(MASKS), problem });
+            }
+            if let (Some(mask), Some(before)) = (&mask, before.as_ref().filter(|b| b.info(&beside).is_ok())) {
+                let was = before.read_raw(&beside)?;
+                let changed: u32 = mask.iter().zip(&was).map(|(a, b)| (a ^ b).count_ones()).sum();
+                let (moved, all) = found.moved.unwrap_or_default();
+                found.moved = Some((moved + u64::from(changed), all + values.len() as u64));
             }
             found.add(layer, &shape, &values, mask.as_deref(), schemes.get(layer));
         }
@@ -161,7 +172,7 @@ mod tests {
         let mask = NewTensor::bytes("a.q_proj.weight_mask", Dtype::U8, &[bits.len()], bits);
         write(dir.path().join(MASKS), [mask], &BTreeMap::new())?;
         let schemes = scheme.map(|scheme| ("a.q_proj".to_string(), scheme.to_string()));
-        Weights::read(dir.path(), &schemes.into_iter().collect())
+        Weights::read(dir.path(), &schemes.into_iter().collect(), &dir.path().join("none"))
     }
 
     #[test]

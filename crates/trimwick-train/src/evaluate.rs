@@ -29,14 +29,14 @@ pub struct Evaluation {
     pub context: usize,
     /// Tokens in the windows.
     pub tokens: usize,
-    /// Tokens scored: all but the first of each window.
+    /// Tokens scored: all but the first of each window; of conversations those that are trained.
     pub scored: usize,
     /// Mean loss of each window, in order.
     pub window_losses: Vec<f64>,
 }
 
-/// Scores tokens 2 to `context` of each window, one window at a time, so that the result does not depend on a batch
-/// size. `progress` is told (windows done, windows in all, mean loss so far).
+/// Scores tokens 2 to `context` of each window, those that are trained of windows with marks, one window at a time, so that
+/// the result does not depend on a batch size. `progress` is told (windows done, windows in all, mean loss so far).
 ///
 /// Dropout must be off: `store.clock().set_training(false)`, which is how a store starts.
 ///
@@ -75,27 +75,84 @@ pub fn evaluate_until(
     if total == 0 {
         return Err(Error::TooShort { expected: context, found: windows.ids().len() });
     }
-    let (mut sum, mut tokens, mut scored, mut window_losses) = (0., 0, 0, Vec::with_capacity(total));
-    let whole = (0..windows.len()).filter_map(|i| windows.window(i));
-    for (i, window) in whole.chain(rest).enumerate() {
+    let mut tally = Tally::default();
+    for i in 0..total {
         if stop() {
             return Ok(None);
         }
-        let batch = Batch::new(&[window], device)?;
+        let batch = match rest {
+            Some(rest) if i == windows.len() => Batch::new(&[rest], device)?,
+            _ => Batch::of(&windows, &[i], device)?,
+        };
         let x = infer_blocks(model, &batch.inputs, |_| {})?;
         let head = ops::head_loss(&model.logits(&x)?.detach(), &batch.targets, IGNORE, None)?;
-        let loss = head.cross_entropy * batch.targets.len() as f64;
-        if !loss.is_finite() {
-            return Err(Error::Broken { window: i, value: loss });
-        }
-        sum += loss;
-        tokens += window.len();
-        scored += batch.targets.len();
-        window_losses.push(head.cross_entropy);
-        progress(i + 1, total, sum / scored as f64);
+        tally.add(batch.targets.len() + 1, batch.trained(), head.cross_entropy)?;
+        progress(i + 1, total, tally.mean());
     }
-    let loss = sum / scored as f64;
-    Ok(Some(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses }))
+    Ok(Some(tally.evaluation(context)))
+}
+
+/// [`evaluate_until`] of whatever gives the losses of a window: one for each token after its first, in nats.
+///
+/// # Errors
+/// Those of `losses`; [`Error::TooShort`] without a whole window, [`Error::Broken`] when a window's loss is not finite.
+pub fn evaluate_losses<E: From<Error>>(
+    windows: &Windows,
+    mut losses: impl FnMut(&[u32]) -> std::result::Result<Vec<f64>, E>,
+    progress: &mut dyn FnMut(usize, usize, f64),
+    stop: &dyn Fn() -> bool,
+) -> std::result::Result<Option<Evaluation>, E> {
+    let (context, total) = (windows.context(), windows.len());
+    if total == 0 {
+        return Err(Error::TooShort { expected: context, found: windows.ids().len() }.into());
+    }
+    let mut tally = Tally::default();
+    for (i, window) in (0..total).filter_map(|i| Some((i, windows.window(i)?))) {
+        if stop() {
+            return Ok(None);
+        }
+        let all = losses(window)?;
+        let counts = |at: usize| windows.trained(i).is_none_or(|trained| trained[at + 1]);
+        let scored: Vec<f64> =
+            all.iter().enumerate().filter(|(at, _)| counts(*at)).map(|(_, loss)| *loss).collect();
+        tally.add(window.len(), scored.len(), scored.iter().sum::<f64>() / scored.len() as f64)?;
+        progress(i + 1, total, tally.mean());
+    }
+    Ok(Some(tally.evaluation(context)))
+}
+
+/// The losses of windows, added up.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    sum: f64,
+    tokens: usize,
+    scored: usize,
+    window_losses: Vec<f64>,
+}
+
+impl Tally {
+    /// Takes the next window: its tokens, how many of them were scored, and their mean loss.
+    pub(crate) fn add(&mut self, tokens: usize, scored: usize, mean: f64) -> Result<()> {
+        if !mean.is_finite() {
+            return Err(Error::Broken { window: self.window_losses.len(), value: mean });
+        }
+        self.sum += mean * scored as f64;
+        self.tokens += tokens;
+        self.scored += scored;
+        self.window_losses.push(mean);
+        Ok(())
+    }
+
+    /// Nats per scored token so far.
+    pub(crate) fn mean(&self) -> f64 {
+        self.sum / self.scored as f64
+    }
+
+    pub(crate) fn evaluation(self, context: usize) -> Evaluation {
+        let loss = self.mean();
+        let Self { tokens, scored, window_losses, .. } = self;
+        Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses }
+    }
 }
 
 /// Logits `[b, t, vocabulary]` of ids `[b, t]`, outside of any autograd graph.

@@ -60,7 +60,7 @@ pub use data::{
 };
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};
-pub use evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_until, infer};
+pub use evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_losses, evaluate_until, infer};
 pub use gradients::Gradients;
 pub use guards::{GuardRecord, Guards, NonFinite};
 pub use hooks::StepHook;

@@ -11,6 +11,7 @@ mod quantize;
 mod recipes;
 mod report;
 mod run;
+mod shell;
 mod survey;
 mod verify;
 
@@ -37,6 +38,8 @@ pub(crate) fn carry_out(cli: &Cli) -> Result<u8> {
         Verb::Verify(args) => verify::verify(args),
         Verb::Report(args) => report::report(args),
         Verb::Recipes(args) => recipes::recipes(args),
+        Verb::Completions { shell } => shell::completions(*shell),
+        Verb::Man(args) => shell::man(args),
     }
 }
 

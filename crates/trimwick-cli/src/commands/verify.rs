@@ -1,28 +1,64 @@
-//! `trimwick verify`: an export read back by its reader.
+//! `trimwick verify`: an export read back by its reader, value by value and as a model.
+
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use trimwick_export::Verified;
+use trimwick_recipe::run::{RunMeasure, measure_file};
+use trimwick_train::Evaluation;
 
 use super::print;
 use crate::args::VerifyArgs;
 use crate::error::DONE;
-use crate::progress::line;
-use crate::text::{bytes, count, percent, plain, plain_json};
+use crate::progress::{Meter, line};
+use crate::text::{bytes, count, percent, perplexity, plain, plain_json, speed};
 
-/// Decodes every tensor of an export and compares it with another model.
+/// Decodes every tensor of an export and compares it with another model; computes the perplexity from the file, and
+/// compares that with what a run found.
 ///
 /// # Errors
-/// [`trimwick_export::Error`] for the first thing that differs or cannot be read.
+/// [`trimwick_export::Error`] for the first thing that differs or cannot be read, [`trimwick_recipe::run::RunError`] for a
+/// perplexity that does.
 pub(super) fn verify(args: &VerifyArgs) -> Result<u8> {
     let found = trimwick_export::verify(&args.path, args.against.as_deref())?;
     found.notes.iter().for_each(|note| line(note));
-    print(&if args.json { plain_json(&to_json(args, &found)) + "\n" } else { text(args, &found) })?;
+    let measured = match args.against.as_deref() {
+        Some(run) if run.join("summary.json").is_file() => Some(measure(&args.path, run)?),
+        _ => None,
+    };
+    let text = match args.json {
+        true => plain_json(&to_json(args, &found, measured.as_ref())) + "\n",
+        false => text(args, &found, measured.as_ref()),
+    };
+    print(&text)?;
     Ok(DONE)
 }
 
-/// One line.
-fn text(args: &VerifyArgs, found: &Verified) -> String {
+/// What a file computes on the held-out text of a run, and what the run found there.
+struct Measured {
+    run: RunMeasure,
+    found: Evaluation,
+}
+
+fn measure(path: &Path, run: &Path) -> Result<Measured> {
+    let run = RunMeasure::of(run, path)?;
+    let mut meter = Meter::new("measuring");
+    let mut progress = |done: usize, total: usize, loss: f64| {
+        let seconds = meter.seconds();
+        let facts = format!("loss {loss:.4}, {}", speed((done * run.windows.context()) as f64, seconds));
+        let left = seconds / done as f64 * (total - done) as f64;
+        meter.at(done as u64, total as u64, &facts, Some(left));
+    };
+    let found = measure_file(path, &run.windows, &mut progress, &|| false)?;
+    // Nothing stops it, so that there is one.
+    let found = found.ok_or_else(|| anyhow::anyhow!("measuring was stopped"))?;
+    run.compare(path, &found)?;
+    Ok(Measured { run, found })
+}
+
+/// A line, and one more where a perplexity was computed.
+fn text(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> String {
     let sparse = match found.sparse {
         0 => String::new(),
         n => format!(", {n} of them 2:4 in all of {} groups", count(found.groups)),
@@ -35,7 +71,7 @@ fn text(args: &VerifyArgs, found: &Verified) -> String {
         ),
         None => "every value read and finite; compared with nothing (--against)".into(),
     };
-    format!(
+    let mut out = format!(
         "{}: {} tensors, {} packed{sparse}; {} parameters, {} zeros; {}, {:.3} bits per parameter; {compared}\n",
         plain(&args.path.to_string_lossy()),
         found.tensors,
@@ -44,10 +80,24 @@ fn text(args: &VerifyArgs, found: &Verified) -> String {
         percent(found.zeros, found.parameters),
         bytes(found.bytes),
         found.bits(),
-    )
+    );
+    if let Some(Measured { run, found }) = measured {
+        let beside = match run.activations {
+            false => "the same",
+            true => "with inputs, keys and values on their grid, which are in full here",
+        };
+        out += &format!(
+            "perplexity {} @{} from the file over {} tokens; the run's {}: {beside}\n",
+            perplexity(found.perplexity),
+            found.context,
+            count(found.scored as u64),
+            perplexity(run.arm.perplexity),
+        );
+    }
+    out
 }
 
-fn to_json(args: &VerifyArgs, found: &Verified) -> Value {
+fn to_json(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> Value {
     json!({
         "path": args.path.to_string_lossy(),
         "against": args.against.as_ref().map(|path| path.to_string_lossy()),
@@ -60,6 +110,15 @@ fn to_json(args: &VerifyArgs, found: &Verified) -> Value {
         "sparse_2_4": found.sparse,
         "groups": found.groups,
         "compared": found.compared,
+        "measured": measured.map(|Measured { run, found }| json!({
+            "loss": found.loss,
+            "perplexity": found.perplexity,
+            "context": found.context,
+            "scored": found.scored,
+            "run_loss": run.arm.loss,
+            "run_perplexity": run.arm.perplexity,
+            "compared": !run.activations,
+        })),
         "notes": found.notes,
     })
 }

@@ -225,3 +225,32 @@ fn a_folder_brings_its_own_template() {
     .unwrap();
     assert!(done(dir.path(), &args).contains("~<user>"));
 }
+
+#[test]
+fn conversations_are_measured_by_their_answers() {
+    let dir = folder(MIX);
+    let eval = |loss: &str| {
+        format!(
+            "data.eval={{ files = [\"talks.jsonl\"], format = \"chat\", template = \"t.jinja\", loss = \"{loss}\" }}"
+        )
+    };
+    let scored = |loss: &str| {
+        let args = ["run", "r.toml", &eval(loss), "data.eval_tokens=128", "train.steps=2", "--out", loss];
+        done(dir.path(), &args);
+        let found = summary(&dir.path().join(loss));
+        assert_eq!(found["arms"][0]["eval_tokens"], 128, "{found}");
+        let path = format!("{loss}/model");
+        let checked = json(dir.path(), &["verify", &path, "--against", loss, "--json"]);
+        assert_eq!(checked["measured"]["compared"], true, "{checked}");
+        checked["measured"]["scored"].as_u64().unwrap()
+    };
+    let (answers, all) = (scored("answers"), scored("all"));
+    assert!(0 < answers && answers < all && all < 128, "{answers} of {all}");
+
+    // Another text in the place of the one that the run measured on is no comparison.
+    let talks = dir.path().join("talks.jsonl");
+    let kept = fs::read_to_string(&talks).unwrap();
+    fs::write(&talks, kept.replace("candle", "lamp")).unwrap();
+    let (code, _, stderr) = ran(dir.path(), &["verify", "all/model", "--against", "all"]);
+    assert!(code == 2 && stderr.contains("data.eval"), "{code}: {stderr}");
+}

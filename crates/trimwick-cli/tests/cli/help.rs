@@ -20,6 +20,8 @@ fn every_verb_explains_itself_and_the_exit_codes() {
         &["verify"],
         &["report"],
         &["recipes"],
+        &["completions"],
+        &["man"],
     ] {
         let args = [verb, &["--help"]].concat();
         let (code, stdout, stderr) = ran(here, &args);
@@ -64,12 +66,47 @@ fn arguments_are_all_in_the_help() {
         ("report", &["<RUN>...", "--out <FILE>"]),
         ("verify", &["<PATH>", "--against <RUN_OR_FOLDER>", "--json"]),
         ("recipes", &["ls", "cp", "keys"]),
+        ("completions", &["<SHELL>", "bash", "zsh", "fish"]),
+        ("man", &["--out <DIR>"]),
     ] {
         let (_, stdout, _) = ran(Path::new("."), &[verb, "--help"]);
         for expected in expected {
             assert!(stdout.contains(expected), "{verb}: no {expected:?} in\n{stdout}");
         }
     }
+}
+
+#[test]
+fn shells_and_man_know_every_verb() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, help, _) = ran(dir.path(), &["--help"]);
+    let verbs = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let verbs: Vec<&str> = verbs
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|verb| !verb.is_empty() && *verb != "help")
+        .collect();
+    assert!(verbs.len() > 10, "{help}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, stdout, stderr) = ran(dir.path(), &["completions", shell]);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{shell}");
+        let missing: Vec<_> = verbs.iter().filter(|verb| !stdout.contains(**verb)).collect();
+        assert!(missing.is_empty(), "{shell}: {missing:?}");
+    }
+    let (code, stdout, _) = ran(dir.path(), &["man"]);
+    assert!(code == 0 && stdout.contains(".TH trimwick 1"), "{stdout}");
+    let (code, _, stderr) = ran(dir.path(), &["man", "--out", "."]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    for verb in verbs {
+        let page = std::fs::read_to_string(dir.path().join(format!("trimwick-{verb}.1"))).unwrap();
+        assert!(page.contains("Exit codes:"), "{verb}: {page}");
+    }
+    assert!(dir.path().join("trimwick-recipes-ls.1").is_file());
+    let (code, _, stderr) = ran(dir.path(), &["man", "--out", "nowhere"]);
+    assert_eq!(
+        (code, stderr.as_str()),
+        (2, "error: --out: expected a folder that is there, found nowhere\n")
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{prune_recipe, ran};
+use crate::support::{done, prune_recipe, ran};
 
 /// Tags that are opened are closed, in order.
 fn balanced(html: &str) -> Result<usize, String> {
@@ -73,6 +73,54 @@ fn a_run_ends_with_a_page_that_needs_nothing_but_itself() {
     let (code, _, stderr) = ran(dir.path(), &["report", "runs/small", "runs/small"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("two runs are called \"small\""), "{stderr}");
+}
+
+#[test]
+fn a_page_has_what_the_run_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = |run: &str| {
+        let page = fs::read_to_string(dir.path().join(run).join("report.html")).unwrap();
+        assert!(balanced(&page).is_ok(), "{run}");
+        page
+    };
+    // Masks that training may choose anew are compared with those that it began with.
+    let recipe = prune_recipe(12);
+    fs::write(dir.path().join("small.toml"), &recipe).unwrap();
+    let again = ["prune.schedule=refreshed", "prune.refresh_every=2", "train.lr=3e-2", "compare.arms=[]"];
+    done(dir.path(), &[&["run", "small.toml", "--out", "again"], &again[..]].concat());
+    let found = page("again");
+    let (_, rest) = found.split_once("changed sides since the one-shot mask").unwrap();
+    let before = &found[..found.len() - rest.len()];
+    let share: f64 = before.rsplit_once(" (").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    assert!(share > 0., "{before}");
+
+    // Passes, a budget, exports.
+    let quantize = "[quantize]\nscales = \"frozen\"\npasses = [\"gptq\"]\n[quantize.budget]\nbits = 5.0\n\
+        candidates = [\"int4-g32\", \"weight int8 g32 bf16\"]\n[export]\ntargets = [\"gguf\", \"compressed-tensors\"]\n";
+    let start = recipe.find("[prune]").unwrap();
+    fs::write(dir.path().join("mixed.toml"), recipe[..start].to_string() + quantize).unwrap();
+    done(dir.path(), &["run", "mixed.toml", "--out", "mixed"]);
+    let found = page("mixed");
+    for part in [
+        "gptq: each layer's output",
+        "<h2>What the budget bought</h2>",
+        "<h2>Exports</h2>",
+        "<code>exports/model.gguf</code>",
+        "<code>exports/compressed-tensors</code>",
+    ] {
+        assert!(found.contains(part), "no {part:?}");
+    }
+    assert!(!found.contains("<h2>Speed</h2>"));
+
+    // Speed, where it was measured.
+    let bench =
+        ["bench", "mixed/exports/model.gguf", "--prompt", "8", "--tokens", "4", "--rounds", "1", "--json"];
+    fs::write(dir.path().join("mixed/bench.json"), done(dir.path(), &bench)).unwrap();
+    done(dir.path(), &["report", "mixed"]);
+    assert!(page("mixed").contains("<h2>Speed</h2>"));
+    fs::write(dir.path().join("mixed/bench.json"), "{}").unwrap();
+    let (code, _, stderr) = ran(dir.path(), &["report", "mixed"]);
+    assert!(code == 2 && stderr.contains("bench.json"), "{stderr}");
 }
 
 /// A browser draws the page, where there is one.

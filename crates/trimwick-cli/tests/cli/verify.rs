@@ -15,8 +15,12 @@ fn a_run_leaves_exports_that_verify_until_a_byte_changes() {
         let value = json(dir.path(), &["verify", export, "--against", "run", "--json"]);
         assert_eq!(value["compared"], value["parameters"], "{export}: {value}");
         assert_eq!(value["sparse_2_4"], 14, "{export}: {value}");
+        let measured = &value["measured"];
+        assert_eq!(measured["compared"], true, "{export}: {value}");
+        let loss = |key: &str| measured[key].as_f64().unwrap();
+        assert!((loss("loss") - loss("run_loss")).abs() < 1e-4, "{export}: {value}");
         let text = done(dir.path(), &["verify", export]);
-        assert!(text.contains("compared with nothing"), "{text}");
+        assert!(text.contains("compared with nothing") && !text.contains("perplexity"), "{text}");
         // The files are models like any other.
         json(dir.path(), &["eval", export, "--text", "r.toml", "--json"]);
     }
@@ -45,6 +49,18 @@ fn targets_are_checked_with_the_recipe() {
         ("targets = [\"gguf\", \"gguf\"]", "in the list already"),
         ("targets = \"onnx\"", "gguf"),
         ("dense = \"f16\"", "there are no targets"),
+        (
+            "targets = [\"gguf\"]\n[quantize]\nscheme = \"fp8-weight\"",
+            "export.targets.0: expected schemes that gguf holds exactly, found model.layers.0.self_attn.q_proj (",
+        ),
+        (
+            "targets = [\"compressed-tensors\", \"gguf\"]\n[quantize]\nscheme = \"int8-weight\"",
+            "export.targets.1: expected schemes that gguf holds exactly",
+        ),
+        (
+            "targets = [\"modelopt\"]\n[quantize.budget]\nbits = 5.0\ncandidates = [\"int4-g32\", \"int4-g16\"]",
+            "another algorithm than",
+        ),
     ] {
         let recipe = prune_recipe(2).replace("\n[compare]", &format!("\n[export]\n{section}\n\n[compare]"));
         fs::write(dir.path().join("r.toml"), recipe).unwrap();

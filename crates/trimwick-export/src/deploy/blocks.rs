@@ -11,6 +11,9 @@ use super::part::{matrix, scales};
 /// Values that a scale of Q8_0, Q4_0, Q4_1 and MXFP4 covers.
 const BLOCK: usize = 32;
 
+const HALF_SCALES: &str =
+    "train with scales that half precision holds: bf16 ones of 2^-17 and above, f16, or powers of two";
+
 /// A weight in blocks.
 pub(crate) struct Blocks {
     pub dtype: GgmlType,
@@ -44,6 +47,15 @@ pub(crate) fn dtype(q: &Quantized) -> Result<GgmlType, Refusal> {
         }
         _ => Ok(dtype),
     }
+}
+
+/// Why scales such as this one, which is none of half precision, have no place in blocks of a type.
+pub(crate) fn holds(dtype: GgmlType, scale: f32) -> Result<(), Refusal> {
+    let half = matches!(dtype, GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q4_1);
+    if half && half::f16::from_f32(scale).to_f32() != scale {
+        return Err((format!("scales in full precision, and those of {dtype} have half"), HALF_SCALES));
+    }
+    Ok(())
 }
 
 /// The codes as bytes of their own sign: a code of three bits is one of four or of eight as well.
@@ -93,8 +105,6 @@ pub(crate) fn pack(q: &Quantized, heads: Option<usize>) -> Result<Blocks, Refusa
             encode(dtype, &codes, BlockScales::E4M3(&e4m3))
         }
     };
-    let nearest =
-        "train with scales that half precision holds: bf16 ones of 2^-17 and above, f16, or powers of two";
-    let bytes = bytes.map_err(|error| (error.to_string(), nearest))?;
+    let bytes = bytes.map_err(|error| (error.to_string(), HALF_SCALES))?;
     Ok(Blocks { dtype, bytes, global: (dtype == GgmlType::NVFP4).then_some(q.global) })
 }

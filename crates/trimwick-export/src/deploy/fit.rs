@@ -4,7 +4,7 @@ use trimwick_formats::safetensors::Dtype;
 use trimwick_kernels::quant::{Code, ScaleFormat};
 use trimwick_quant::{Granularity, QuantSpec, Quantized, has_divisor};
 
-use super::model::Piece;
+use super::model::Subject;
 use super::part::{Kind, Slot, matrix, scale_shape, stream, words};
 use super::target::{Dense, Target};
 use crate::{Error, Result};
@@ -21,8 +21,31 @@ pub(crate) struct Form {
 pub(crate) type Refusal = (String, &'static str);
 
 /// The error of a refusal.
-pub(crate) fn refused(target: Target, piece: &Piece, (problem, nearest): Refusal) -> Error {
-    Error::Refused { target, layer: piece.path().into(), scheme: piece.scheme(), problem, nearest }
+pub(crate) fn refused(target: Target, subject: &Subject, (problem, nearest): Refusal) -> Error {
+    let (layer, scheme) = (subject.path.clone(), subject.scheme());
+    Error::Refused { target, layer, scheme, problem, nearest }
+}
+
+/// The packed form of a quantized weight in a folder, none where the target keeps plain floats.
+pub(crate) fn form(
+    target: Target,
+    subject: &Subject,
+    q: &Quantized,
+    dense: Dense,
+    sparse: bool,
+) -> Result<Option<Form>, Refusal> {
+    if !subject.linear && matches!(target, Target::CompressedTensors | Target::ModelOpt) {
+        return no(
+            "runtimes read embeddings and convolutions of this format in full",
+            "leave it out of the quantization; gguf and sparse24 hold it",
+        );
+    }
+    match target {
+        Target::CompressedTensors => compressed(subject, q, dense).map(Some),
+        Target::ModelOpt => modelopt(subject, q, dense).map(Some),
+        Target::Sparse24 => container(subject, q, sparse).map(Some),
+        Target::Hf | Target::Gguf => Ok(None),
+    }
 }
 
 fn no<T>(problem: impl Into<String>, nearest: &'static str) -> Result<T, Refusal> {
@@ -51,19 +74,19 @@ fn float_scales(q: &Quantized, dense: Dense) -> Result<Dtype, Refusal> {
 }
 
 /// Static inputs need a number.
-fn input_number(piece: &Piece) -> Result<f32, Refusal> {
-    match piece.input_scale {
+fn input_number(subject: &Subject) -> Result<f32, Refusal> {
+    match subject.input_scale {
         Some(scale) if scale.is_finite() && scale > 0. => Ok(scale),
         _ => no("its input has no calibrated scale", "calibrate static inputs before the export"),
     }
 }
 
 /// What compressed-tensors writes.
-pub(crate) fn compressed(piece: &Piece, q: &Quantized, dense: Dense) -> Result<Form, Refusal> {
+fn compressed(subject: &Subject, q: &Quantized, dense: Dense) -> Result<Form, Refusal> {
     const NEAREST: &str =
         "hf with dense = \"f32\" holds it; int4, int8, fp8, nvfp4, mxfp4 and mxfp8 fit here";
-    let [n, k] = matrix(&piece.shape);
-    let scales = scale_shape(&q.spec, &piece.shape);
+    let [n, k] = matrix(&subject.shape);
+    let scales = scale_shape(&q.spec, &subject.shape);
     let own = |dtype| Slot::new("weight", dtype, &[n, k], Kind::Bytes);
     let scale = |dtype, shape: &[usize]| Slot::new("weight_scale", dtype, shape, Kind::Scales);
     let one_or = |shape: [usize; 2]| match q.spec.granularity {
@@ -122,8 +145,8 @@ pub(crate) fn compressed(piece: &Piece, q: &Quantized, dense: Dense) -> Result<F
         }
         _ => return no("compressed-tensors has no layout for this grid", NEAREST),
     };
-    if let Some(input) = piece.input.filter(|input| !input.dynamic) {
-        let scale = input_number(piece)?;
+    if let Some(input) = subject.input.filter(|input| !input.dynamic) {
+        let scale = input_number(subject)?;
         slots.push(match input.spec.has_global() {
             true => Slot::new("input_global_scale", Dtype::F32, &[1], Kind::Number(1. / scale)),
             false => Slot::new("input_scale", Dtype::F32, &[1], Kind::Number(scale)),
@@ -133,11 +156,11 @@ pub(crate) fn compressed(piece: &Piece, q: &Quantized, dense: Dense) -> Result<F
 }
 
 /// What ModelOpt writes; the form's name is the algorithm's.
-pub(crate) fn modelopt(piece: &Piece, q: &Quantized, dense: Dense) -> Result<Form, Refusal> {
+fn modelopt(subject: &Subject, q: &Quantized, dense: Dense) -> Result<Form, Refusal> {
     const NEAREST: &str = "compressed-tensors holds it; or train with fp8, nvfp4, int8-static or int4 groups";
-    let [n, k] = matrix(&piece.shape);
-    let scales = scale_shape(&q.spec, &piece.shape);
-    let input = piece.input.map(|input| (input.spec.code, input.spec.granularity, input.dynamic));
+    let [n, k] = matrix(&subject.shape);
+    let scales = scale_shape(&q.spec, &subject.shape);
+    let input = subject.input.map(|input| (input.spec.code, input.spec.granularity, input.dynamic));
     let static_tensor = |code| input == Some((code, Granularity::Tensor, false));
     let number = |part, v| Slot::new(part, Dtype::F32, &[], Kind::Number(v));
     let float = matches!(q.spec.scale, ScaleFormat::F32 | ScaleFormat::BF16 | ScaleFormat::F16);
@@ -147,7 +170,7 @@ pub(crate) fn modelopt(piece: &Piece, q: &Quantized, dense: Dense) -> Result<For
             slots: vec![
                 Slot::new("weight", Dtype::F8_E4M3, &[n, k], Kind::Bytes),
                 Slot::new("weight_scale", Dtype::F32, &[], Kind::Scales),
-                number("input_scale", input_number(piece)?),
+                number("input_scale", input_number(subject)?),
             ],
         }),
         (Code::E2M1, Granularity::Group(16))
@@ -159,7 +182,7 @@ pub(crate) fn modelopt(piece: &Piece, q: &Quantized, dense: Dense) -> Result<For
                     Slot::new("weight", Dtype::U8, &[n, stream(k, 4)], Kind::Stream),
                     Slot::new("weight_scale", Dtype::F8_E4M3, &scales, Kind::Scales),
                     Slot::new("weight_scale_2", Dtype::F32, &[], Kind::Global),
-                    number("input_scale", input_number(piece)?),
+                    number("input_scale", input_number(subject)?),
                 ],
             })
         }
@@ -180,7 +203,7 @@ pub(crate) fn modelopt(piece: &Piece, q: &Quantized, dense: Dense) -> Result<For
             }
             let amax = q.dequantize().iter().fold(0f32, |amax, v| amax.max(v.abs()));
             slots.push(number("weight_scale_2", amax / 448.));
-            slots.push(number("input_scale", input_number(piece)?));
+            slots.push(number("input_scale", input_number(subject)?));
             Ok(Form { format: "W4A8_AWQ", slots })
         }
         (Code::Int { bits: 8 }, Granularity::Channel) if float && static_tensor(Code::Int { bits: 8 }) => {
@@ -189,7 +212,7 @@ pub(crate) fn modelopt(piece: &Piece, q: &Quantized, dense: Dense) -> Result<For
                 slots: vec![
                     Slot::new("weight", Dtype::I8, &[n, k], Kind::Bytes),
                     Slot::new("weight_scale", Dtype::F32, &[n], Kind::Scales),
-                    number("input_scale", input_number(piece)?),
+                    number("input_scale", input_number(subject)?),
                 ],
             })
         }
@@ -198,14 +221,14 @@ pub(crate) fn modelopt(piece: &Piece, q: &Quantized, dense: Dense) -> Result<For
 }
 
 /// Our container, of which `sparse` weights keep half.
-pub(crate) fn container(piece: &Piece, q: &Quantized, sparse: bool) -> Result<Form, Refusal> {
+fn container(subject: &Subject, q: &Quantized, sparse: bool) -> Result<Form, Refusal> {
     if q.spec.asymmetric() {
         return no(
             "a grid with zero points has no exact zero of its own",
             "take int4 or int8, which are symmetric",
         );
     }
-    let [n, k] = matrix(&piece.shape);
+    let [n, k] = matrix(&subject.shape);
     let kept = if sparse { k / 2 } else { k };
     let bits = q.spec.code.bits();
     let dtype = match q.spec.code {
@@ -222,7 +245,7 @@ pub(crate) fn container(piece: &Piece, q: &Quantized, sparse: bool) -> Result<Fo
     };
     let scales = match q.spec.granularity {
         Granularity::Tensor => vec![1],
-        _ => scale_shape(&q.spec, &piece.shape).to_vec(),
+        _ => scale_shape(&q.spec, &subject.shape).to_vec(),
     };
     let mut slots = vec![
         Slot::new("weight_values", dtype, &[n, width], kind),

@@ -15,7 +15,7 @@ use trimwick_quant::{Granularity, QuantSpec};
 
 use super::config::{self, Kv, Named};
 use super::fit::{self, Form, refused};
-use super::model::{Piece, Trained};
+use super::model::{Piece, Subject, Trained};
 use super::part::{self, Slot, floats_as, matrix};
 use super::target::{DeployOptions, Target};
 use super::{companions, fused};
@@ -80,8 +80,8 @@ pub(crate) fn write(
     for piece in pieces.iter().filter(|piece| piece.weight.is_some()) {
         let (form, global) = form(piece, options)?;
         let (Some(weight), Some(form)) = (piece.weight, form) else { continue };
-        layers.push(Named { path: piece.path().into(), weight, input: piece.input, format: form.format });
-        members.push((piece, global));
+        layers.push(Named { path: piece.path.clone(), weight, input: piece.input, format: form.format });
+        members.push((&**piece, global));
         forms.insert(&piece.name, form);
     }
     let packs = matches!(options.target, Target::CompressedTensors | Target::ModelOpt);
@@ -89,8 +89,9 @@ pub(crate) fn write(
         if layers.is_empty() {
             return Err(Error::NothingQuantized { target: options.target });
         }
-        fused::check(options.target, &members, pieces)?;
-        one_algorithm(options.target, &layers, &members)?;
+        let all: Vec<&Subject> = pieces.iter().map(|piece| &**piece).collect();
+        fused::check(options.target, &members, &all)?;
+        fused::one_algorithm(options.target, &layers, &members)?;
     }
     let mut tensors = Vec::new();
     for piece in pieces {
@@ -99,8 +100,8 @@ pub(crate) fn write(
     let kv = if packs { kv_tensors(trained, options.target, &mut tensors, &mut notes)? } else { None };
     let ignored: Vec<String> = pieces
         .iter()
-        .filter(|piece| piece.is_linear() && piece.weight.is_none())
-        .map(|piece| piece.path().to_string())
+        .filter(|piece| piece.linear && piece.weight.is_none())
+        .map(|piece| piece.path.clone())
         .collect();
     let mut config = trained.config.to_hf_json(options.dense.torch());
     match options.target {
@@ -131,36 +132,13 @@ pub(crate) fn write(
 fn form(piece: &Piece, options: &DeployOptions) -> Result<(Option<Form>, f32)> {
     let q = piece.quantized()?;
     let refused = |refusal| refused(options.target, piece, refusal);
-    if !piece.is_linear() && matches!(options.target, Target::CompressedTensors | Target::ModelOpt) {
-        let problem = "runtimes read embeddings and convolutions of this format in full".to_string();
-        return Err(refused((problem, "leave it out of the quantization; gguf and sparse24 hold it")));
-    }
-    let form = match options.target {
-        Target::CompressedTensors => Some(fit::compressed(piece, &q, options.dense)),
-        Target::ModelOpt => Some(fit::modelopt(piece, &q, options.dense)),
-        Target::Sparse24 => Some(fit::container(piece, &q, sparse(piece)?)),
-        Target::Hf | Target::Gguf => None,
-    };
+    let sparse = options.target == Target::Sparse24 && sparse(piece)?;
+    let form = fit::form(options.target, piece, &q, options.dense, sparse).map_err(refused)?;
     if form.is_none() && !q.dequantize().iter().all(|&v| options.dense.holds(v)) {
         let problem = format!("its values are not all numbers of {}", options.dense.torch());
         return Err(refused((problem, "set dense = \"f32\"; compressed-tensors and gguf hold codes")));
     }
-    Ok((form.transpose().map_err(refused)?, q.global))
-}
-
-/// ModelOpt has one algorithm for all layers of a file.
-fn one_algorithm(target: Target, layers: &[Named], members: &[(&Piece, f32)]) -> Result<()> {
-    let Some(first) = layers.first().filter(|_| target == Target::ModelOpt) else { return Ok(()) };
-    let other = layers.iter().position(|layer| {
-        (layer.format, layer.weight.granularity) != (first.format, first.weight.granularity)
-    });
-    match other {
-        None => Ok(()),
-        Some(i) => {
-            let problem = format!("another algorithm than {} has {}", first.path, first.format);
-            Err(refused(target, members[i].0, (problem, "compressed-tensors holds mixed schemes")))
-        }
-    }
+    Ok((form, q.global))
 }
 
 /// Whether a weight's mask keeps at most two of every four.
@@ -181,7 +159,7 @@ fn plain_or_packed<'a>(
     out: &mut Vec<Stored<'a>>,
 ) -> Result<()> {
     let dtype = options.dense.dtype();
-    let path = piece.path();
+    let path = &piece.path;
     let mut put = |name: String, dtype, shape: &[usize], content| {
         out.push(Stored { name, dtype, shape: shape.into(), content });
     };

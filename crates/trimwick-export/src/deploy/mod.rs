@@ -15,6 +15,7 @@ mod companions;
 mod config;
 mod fit;
 mod folder;
+mod foresee;
 mod fused;
 mod gguf;
 mod model;
@@ -27,6 +28,7 @@ use std::sync::{Mutex, PoisonError};
 
 use trimwick_formats::atomic_write;
 
+pub use foresee::{Planned, check_fit};
 pub use model::Trained;
 pub use target::{Dense, DeployOptions, Target};
 pub use verify::{Verified, verify};
@@ -96,7 +98,7 @@ pub fn deploy(trained: &Trained<'_>, options: &DeployOptions, out: &Path) -> Res
 /// The quantized layers, for the card.
 fn named(pieces: &[model::Piece]) -> Vec<Named> {
     let of = |piece: &model::Piece| {
-        Some(Named { path: piece.path().into(), weight: piece.weight?, input: piece.input, format: "" })
+        Some(Named { path: piece.path.clone(), weight: piece.weight?, input: piece.input, format: "" })
     };
     pieces.iter().filter_map(of).collect()
 }

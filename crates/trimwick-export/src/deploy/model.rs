@@ -1,5 +1,7 @@
 //! A trained model as the exports see it: tensors by name, each with the quantizer that it was trained under.
 
+use std::ops::Deref;
+
 use candle_core::{DType, Device, Tensor};
 use trimwick_models::{LlamaConfig, Tokenizer};
 use trimwick_nn::{Layer, ParamStore};
@@ -18,18 +20,43 @@ pub struct Trained<'a> {
     pub tokenizer: Option<&'a Tokenizer>,
 }
 
-/// A tensor to be exported.
-pub(crate) struct Piece {
-    /// Its Hugging Face name.
-    pub name: String,
+/// What of a tensor decides whether a target can hold it.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    /// The layer's path; the tensor's name less its last part.
+    pub path: String,
     pub shape: Vec<usize>,
-    layer: Option<Layer>,
-    param: trimwick_nn::Param,
+    /// Whether it is the weight of a linear layer.
+    pub linear: bool,
     /// The grids that the layer computes on.
     pub weight: Option<QuantSpec>,
     pub input: Option<InputSpec>,
     /// The static scale of the inputs.
     pub input_scale: Option<f32>,
+}
+
+impl Subject {
+    /// Both schemes in words.
+    pub(crate) fn scheme(&self) -> String {
+        trimwick_quant::Scheme { weight: self.weight, input: self.input }.to_string()
+    }
+}
+
+/// A tensor to be exported.
+pub(crate) struct Piece {
+    /// Its Hugging Face name.
+    pub name: String,
+    subject: Subject,
+    layer: Option<Layer>,
+    param: trimwick_nn::Param,
+}
+
+impl Deref for Piece {
+    type Target = Subject;
+
+    fn deref(&self) -> &Subject {
+        &self.subject
+    }
 }
 
 impl Trained<'_> {
@@ -58,7 +85,10 @@ impl Trained<'_> {
                 _ => None,
             };
             let input = quantizer.map(|q| InputSpec { spec: *q.spec(), dynamic: q.dynamic() });
-            Ok(Piece { name, shape, layer, param, weight, input, input_scale })
+            let linear = layer.as_ref().is_some_and(|layer| layer.kind() == trimwick_nn::LayerKind::Linear);
+            let path = name.rsplit_once('.').map_or(name.as_str(), |(path, _)| path).to_string();
+            let subject = Subject { path, shape, linear, weight, input, input_scale };
+            Ok(Piece { name, subject, layer, param })
         };
         self.config.tensors().into_iter().map(piece).collect()
     }
@@ -78,16 +108,6 @@ impl Trained<'_> {
 }
 
 impl Piece {
-    /// The layer's path; the tensor's name less its last part.
-    pub(crate) fn path(&self) -> &str {
-        self.name.rsplit_once('.').map_or(&self.name, |(path, _)| path)
-    }
-
-    /// Whether it is the weight of a linear layer.
-    pub(crate) fn is_linear(&self) -> bool {
-        self.layer.as_ref().is_some_and(|layer| layer.kind() == trimwick_nn::LayerKind::Linear)
-    }
-
     /// What the model computes with, row-major.
     pub(crate) fn values(&self) -> Result<Vec<f32>> {
         let tensor: Tensor = match &self.layer {
@@ -117,10 +137,5 @@ impl Piece {
             Some(layer) => Ok(trimwick_sparse::bits(layer)?),
             None => Ok(None),
         }
-    }
-
-    /// Both schemes in words.
-    pub(crate) fn scheme(&self) -> String {
-        trimwick_quant::Scheme { weight: self.weight, input: self.input }.to_string()
     }
 }

@@ -39,7 +39,7 @@ fn digests(path: &Path) -> Vec<String> {
 fn compressed_tensors_decompresses_to_the_same_bits() {
     let check = "import compressed_tensors.compressors, safetensors, torch";
     let Some(python) = python(check, "compressed-tensors==0.20.0") else { return };
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deploy/read_compressed_tensors.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/clients/read_compressed_tensors.py");
     let dir = tempfile::tempdir().unwrap();
     let mut paths = Vec::new();
     for scheme in
@@ -60,7 +60,7 @@ fn compressed_tensors_decompresses_to_the_same_bits() {
 #[test]
 fn the_gguf_package_reads_names_keys_and_values() {
     let Some(python) = python("import gguf.quants; gguf.quants.NVFP4", "gguf==0.19.0") else { return };
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deploy/read_gguf.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/clients/read_gguf.py");
     let dir = tempfile::tempdir().unwrap();
     for scheme in ["q8_0", "q4_0", "mxfp4-weight"] {
         let path = dir.path().join("model.gguf");
@@ -77,5 +77,38 @@ fn the_gguf_package_reads_names_keys_and_values() {
             ours += &format!("{name} {digest}\n");
         }
         assert_eq!(text, ours, "{scheme}");
+    }
+}
+
+/// The words of a packed weight are what the operator takes, byte for byte.
+#[test]
+fn onnx_runtime_multiplies_by_the_packed_words() {
+    let check = "import numpy, onnx, onnxruntime, safetensors.numpy";
+    let Some(python) = python(check, "onnxruntime, onnx and safetensors") else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/clients/matmul_nbits.py");
+    let dir = tempfile::tempdir().unwrap();
+    for (scheme, bits) in [("int4-g32", "4"), ("int4-g64", "4"), ("weight int8 g32 f32", "8")] {
+        let out = dir.path().join(scheme);
+        export(&trained(Some(scheme), false), &options(Target::CompressedTensors, Dense::F32), &out).unwrap();
+        let layer = "model.layers.1.mlp.down_proj";
+        let weight = open(&out).store.get(&format!("{layer}.weight")).unwrap().value().unwrap();
+        let (rows, columns) = weight.dims2().unwrap();
+        let weight: Vec<f32> = weight.flatten_all().unwrap().to_vec1().unwrap();
+        let inputs: Vec<f32> =
+            (0..3 * columns).map(|i| ((i * 37 + i * i * 11) % 101) as f32 / 50.0 - 1.0).collect();
+        let [x, y] = ["x.f32", "y.f32"].map(|name| dir.path().join(name));
+        std::fs::write(&x, f32_to_le_bytes(&inputs)).unwrap();
+        let ran = Command::new(&python).arg(script).arg(&out).args([layer, bits]).args([&x, &y]).output();
+        let ran = ran.unwrap();
+        assert!(ran.status.success(), "{scheme}: {}", String::from_utf8_lossy(&ran.stderr));
+        let theirs = std::fs::read(&y).unwrap();
+        assert_eq!(theirs.len(), 3 * rows * 4, "{scheme}");
+        for (i, theirs) in theirs.chunks_exact(4).enumerate() {
+            let theirs = f64::from(f32::from_le_bytes(theirs.try_into().unwrap()));
+            let (x, w) = (&inputs[i / rows * columns..][..columns], &weight[i % rows * columns..][..columns]);
+            let ours: f64 = x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum();
+            let size: f64 = x.iter().zip(w).map(|(x, w)| f64::from((x * w).abs())).sum();
+            assert!((ours - theirs).abs() <= 1e-5 * size, "{scheme}: output {i}: {theirs}, expected {ours}");
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trimwick_export::{Dense, DeployOptions, Error, Target};
+use trimwick_export::{Dense, DeployOptions, Error, Planned, Target, check_fit};
 use trimwick_nn::Branch;
 use trimwick_quant::{Scheme, attach};
 
-use crate::support::{LAYERS, export, name, options, trained};
+use crate::support::{LAYERS, export, foreseen, name, options, trained};
 
 #[test]
 fn grids_without_a_place_are_refused() {
@@ -30,11 +30,44 @@ fn grids_without_a_place_are_refused() {
         let out = dir.path().join(name(target));
         let error = export(&model, &options(target, dense), &out).unwrap_err();
         let message = error.to_string();
+        // The same is known beforehand, but of plain floats, whose values decide.
+        if target != Target::Hf {
+            let early = foreseen(&model, scheme, target, dense).unwrap_err();
+            assert!(matches!(early, Error::Refused { .. }), "{scheme} {target}: {early}");
+            assert!(early.to_string().contains("model.layers.0.self_attn.q_proj"), "{early}");
+        }
         assert!(message.contains(what), "{scheme} {target}: {message}");
         assert!(matches!(error, Error::Refused { .. }), "{message}");
         assert!(message.contains("model.layers.0.self_attn.q_proj"), "{message}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{scheme} {target}");
     }
+}
+
+#[test]
+fn what_layers_must_agree_on_is_known_beforehand() {
+    let model = trained(None, false);
+    let mut shapes = model.config.tensors();
+    shapes.retain(|(name, _)| name.contains("_proj"));
+    let names: Vec<_> =
+        shapes.iter().map(|(name, shape)| (name.trim_end_matches(".weight"), shape)).collect();
+    let fit = |target, other: &str, scheme: Option<&str>| {
+        let layers: Vec<Planned<'_>> = names
+            .iter()
+            .map(|(path, shape)| {
+                let text = if path.contains(other) { scheme } else { Some("int4-g32") };
+                let scheme = text.map(|text| text.parse().unwrap());
+                Planned { path, shape, linear: true, scheme }
+            })
+            .collect();
+        check_fit(target, Dense::BF16, &layers).map_err(|e| e.to_string()).err().unwrap_or_default()
+    };
+    let (ct, modelopt) = (Target::CompressedTensors, Target::ModelOpt);
+    assert!(fit(ct, ".v_proj", Some("int8-weight")).contains("runtimes fuse it with"));
+    assert!(fit(ct, ".v_proj", None).contains("runtimes fuse it with"));
+    assert_eq!(fit(ct, "down_proj", Some("int8-weight")), "");
+    assert!(fit(modelopt, "down_proj", Some("int4-g64")).contains("another algorithm"));
+    assert!(fit(modelopt, "_proj", None).contains("no layer is quantized"));
+    assert_eq!(fit(modelopt, "down_proj", None), "");
 }
 
 #[test]

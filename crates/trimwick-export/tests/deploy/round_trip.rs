@@ -3,8 +3,8 @@
 use trimwick_export::{Dense, Target, verify};
 
 use crate::support::{
-    LAYERS_OF_TRAINED, assert_packed, builtin, export, logits, name, open, options, packed, packed_builtin,
-    packed_in_blocks, trained,
+    LAYERS_OF_TRAINED, assert_packed, builtin, export, foreseen, logits, name, open, options, packed,
+    packed_builtin, packed_in_blocks, trained,
 };
 
 const CT: Target = Target::CompressedTensors;
@@ -44,6 +44,8 @@ fn every_target_computes_what_was_trained() {
         model.store.layers().iter().for_each(|layer| layer.set_activation(None));
         let expected = logits(&model);
         for &target in *targets {
+            foreseen(&model, scheme, target, Dense::F32)
+                .unwrap_or_else(|e| panic!("{scheme} as {target}: {e}"));
             let out = dir.path().join(name(target));
             let deployed = export(&model, &options(target, Dense::F32), &out)
                 .unwrap_or_else(|e| panic!("{scheme} as {target}: {e}"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use trimwick_export::{Dense, DeployOptions, Deployed, Result, Target, Trained, deploy};
+use trimwick_export::{Dense, DeployOptions, Deployed, Planned, Result, Target, Trained, check_fit, deploy};
 use trimwick_models::source::{self, ModelFiles, ModelSource, OpenOptions};
 use trimwick_models::{Arithmetic, KvFormat, Llama, LlamaConfig, PackedLlama, PackedOptions, Tokenizer};
 use trimwick_nn::{CausalLm, ParamStore};
@@ -115,12 +115,18 @@ pub fn trained(scheme: Option<&str>, pruned: bool) -> Model {
         prune(&layers, Pattern::TWO_FOUR, &Magnitude).unwrap();
     }
     if let Some(scheme) = scheme {
-        let scheme: Scheme = scheme.parse().unwrap();
-        attach(&layers, &scheme).unwrap();
-        share_fused(&layers).unwrap();
-        calibrate_all(&layers, &model.store.kv_slots(), || model.llama.forward(&ids()).map(drop)).unwrap();
+        quantize(&model, scheme);
     }
     model
+}
+
+/// Puts the linear layers of the blocks under a scheme in words.
+pub fn quantize(model: &Model, scheme: &str) {
+    let layers = model.store.layers().select(LAYERS).unwrap();
+    let scheme: Scheme = scheme.parse().unwrap();
+    attach(&layers, &scheme).unwrap();
+    share_fused(&layers).unwrap();
+    calibrate_all(&layers, &model.store.kv_slots(), || model.llama.forward(&ids()).map(drop)).unwrap();
 }
 
 fn ids() -> Tensor {
@@ -143,6 +149,19 @@ pub fn options(target: Target, dense: Dense) -> DeployOptions {
 pub fn export(model: &Model, options: &DeployOptions, out: &Path) -> Result<Deployed> {
     let trained = Trained { store: &model.store, config: &model.config, tokenizer: model.tokenizer.as_ref() };
     deploy(&trained, options, out)
+}
+
+/// What is known of an export before anything is trained.
+pub fn foreseen(model: &Model, scheme: &str, target: Target, dense: Dense) -> Result<()> {
+    let tensors = model.config.tensors();
+    let layers: Vec<Planned<'_>> = tensors
+        .iter()
+        .filter_map(|(name, shape)| {
+            let path = name.strip_suffix(".weight").filter(|path| path.ends_with("_proj"))?;
+            Some(Planned { path, shape, linear: true, scheme: Some(scheme.parse().unwrap()) })
+        })
+        .collect();
+    check_fit(target, dense, &layers)
 }
 
 /// The name of an output of a target.

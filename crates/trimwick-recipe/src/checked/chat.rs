@@ -1,4 +1,4 @@
-//! Conversations as a training text: how they are rendered, and which part of them is trained.
+//! Conversations as a text: how they are rendered, and which part of them is trained or measured.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub(super) static LOSS: Key<Choice<ChatLoss>> = Key::default(
     "loss",
     Choice(&[("answers", ChatLoss::Answers), ("all", ChatLoss::All)]),
     "\"answers\"",
-    "Which tokens of a conversation are trained: what the assistant writes, or all. Only with format \"chat\".",
+    "Which tokens of a conversation are trained, or measured: what the assistant writes, or all. Only with format \"chat\".",
 )
 .known_as(&["train_on", "mask", "train_on_inputs"]);
 pub(super) static TEMPLATE: Key<Text> = Key::optional(
@@ -27,7 +27,7 @@ pub(super) static TEMPLATE: Key<Text> = Key::optional(
 )
 .known_as(&["chat_template"]);
 
-/// How conversations become training text.
+/// How conversations become text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChatSpec {
     /// Which tokens are trained.
@@ -36,7 +36,7 @@ pub struct ChatSpec {
     pub template: Option<TemplateSource>,
 }
 
-/// Which tokens of a conversation are trained.
+/// Which tokens of a conversation are trained, or measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChatLoss {

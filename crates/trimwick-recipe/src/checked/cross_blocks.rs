@@ -57,5 +57,12 @@ impl Sections<'_> {
             let advice = "write compare.arms = [], or remove model.stream";
             report.conflict("compare.arms", expected, found, advice);
         }
+        if let Some(export) = self.export
+            && !export.targets.is_empty()
+        {
+            let expected = "a model that is in memory as a whole, to pack it";
+            let advice = "remove it, or model.stream; the model's folder is written as plain weights";
+            report.conflict("export.targets", expected, found, advice);
+        }
     }
 }

@@ -4,8 +4,7 @@ use serde::Serialize;
 
 use super::chat::{LOSS, TEMPLATE};
 use super::file_set::{
-    FIELD, FILES, FORMAT, FilePatterns, FileSet, SEPARATOR, TRAIN_FORMAT, TextFormat, is_jsonl, jsonl,
-    read_files,
+    FIELD, FILES, FORMAT, FilePatterns, FileSet, SEPARATOR, TextFormat, is_jsonl, jsonl, read_files,
 };
 use super::model::builtin;
 use crate::error::{FaultKind, Hint};
@@ -104,12 +103,11 @@ static WEIGHT: Key<Count> = Key::default(
 )
 .known_as(&["ratio", "share", "probability"]);
 /// The declaration of the table `data.train`, and of each of a list.
-static TRAIN_SPEC: SectionSpec = SectionSpec {
-    keys: &[&FILES, &TRAIN_FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE, &WEIGHT],
-    foreign: &[],
-};
+static TRAIN_SPEC: SectionSpec =
+    SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE, &WEIGHT], foreign: &[] };
 /// The declaration of the table `data.eval`.
-static EVAL_SPEC: SectionSpec = SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR], foreign: &[] };
+static EVAL_SPEC: SectionSpec =
+    SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE], foreign: &[] };
 
 /// The texts of a recipe and how they are cut.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -173,7 +171,7 @@ fn read_eval(section: &Section<'_>) -> Slot<TextSource> {
     let Some(raw) = section.raw(&EVAL) else { return Slot::Absent };
     match text_of(raw) {
         Some(text) => Slot::new(named(section, &EVAL, raw, text, &section.at(&EVAL))),
-        None => section.sub(&EVAL).and_then(|files| read_files(files, &FORMAT)).and_then(files_of),
+        None => section.sub(&EVAL).and_then(read_files).and_then(files_of),
     }
 }
 
@@ -185,7 +183,7 @@ fn read_train(section: &Section<'_>) -> Slot<TextSource> {
     let Value::List(list) = &raw.value else {
         return section.sub(&TRAIN).and_then(|files| {
             files.unused(&WEIGHT, "there is one source", "remove it, or write a list of sources");
-            files_of(read_files(files, &TRAIN_FORMAT)?)
+            files_of(read_files(files)?)
         });
     };
     section.maybe(&TRAIN).and_then(|()| {
@@ -199,7 +197,7 @@ fn read_train(section: &Section<'_>) -> Slot<TextSource> {
                 } else {
                     files.get(&WEIGHT)
                 };
-                let text = read_files(files, &TRAIN_FORMAT).and_then(files_of);
+                let text = read_files(files).and_then(files_of);
                 return Some(MixedText { weight: u32::try_from(weight?).ok()?, text: text? });
             };
             let text = named(section, &TRAIN, raw, text, &section.at(&TRAIN).element(i))?;

@@ -73,14 +73,6 @@ pub(super) static FILES: Key<FilePatterns> = Key::required(
 .known_as(&["file", "path", "paths", "glob"]);
 pub(super) static FORMAT: Key<Choice<Format>> = Key::optional(
     "format",
-    Choice(&[("text", Format::Text), ("jsonl", Format::Jsonl)]),
-    "\"text\"",
-    "\"jsonl\" where every pattern ends in .jsonl, \"text\" where none does",
-    "One document per file, or one per line as a JSON object.",
-)
-.known_as(&["type"]);
-pub(super) static TRAIN_FORMAT: Key<Choice<Format>> = Key::optional(
-    "format",
     Choice(&[("text", Format::Text), ("jsonl", Format::Jsonl), ("chat", Format::Chat)]),
     "\"text\"",
     "\"jsonl\" where every pattern ends in .jsonl, \"text\" where none does",
@@ -124,28 +116,27 @@ pub enum TextFormat {
         /// The field that holds the text.
         field: String,
     },
-    /// One conversation per line, as a JSON object; only to train on.
+    /// One conversation per line, as a JSON object.
     Chat(ChatSpec),
 }
 
-pub(super) fn read_files(section: Section<'_>, key: &Key<Choice<Format>>) -> Option<FileSet> {
-    let trains = std::ptr::eq(key, &TRAIN_FORMAT);
+pub(super) fn read_files(section: Section<'_>) -> Option<FileSet> {
     let files = section.get(&FILES);
-    let format = match (section.maybe(key), &files) {
+    let format = match (section.maybe(&FORMAT), &files) {
         (Slot::Given(format), _) => Some(format),
         (Slot::Absent, Some(files)) if files.iter().all(|file| is_jsonl(file)) => Some(Format::Jsonl),
         (Slot::Absent, Some(files)) if files.iter().any(|file| is_jsonl(file)) => {
-            section.missing(key, "one format for files that look like both".to_string());
+            section.missing(&FORMAT, "one format for files that look like both".to_string());
             None
         }
         (Slot::Absent, Some(_)) => Some(Format::Text),
         _ => None,
     };
     let is_chat = matches!(format, Some(Format::Chat));
-    if trains && !is_chat && format.is_some() {
+    if !is_chat && format.is_some() {
         chat::none(&section);
     }
-    let spec = if trains && (is_chat || format.is_none()) { chat::read(&section) } else { None };
+    let spec = if is_chat || format.is_none() { chat::read(&section) } else { None };
     let separator = if is_chat {
         let (why, advice) = ("conversations are kept apart", "remove it");
         section.unused(&SEPARATOR, why, advice);

@@ -8,6 +8,7 @@ use trimwick_models::{
 };
 use trimwick_train::{BoxError, Conversation, Turn};
 
+use super::data::EVAL;
 use super::error::Result;
 use crate::{ChatSpec, FaultKind, Faults, FileSet, Recipe, TemplateSource, TextFormat, TextSource};
 
@@ -94,7 +95,9 @@ fn specs(recipe: &Recipe) -> Vec<(String, &ChatSpec)> {
             _ => None,
         }
     }
-    recipe.data.sources().into_iter().filter_map(|(key, text)| Some((key, spec(text)?))).collect()
+    let mut texts = recipe.data.sources();
+    texts.push((EVAL.into(), &recipe.data.eval));
+    texts.into_iter().filter_map(|(key, text)| Some((key, spec(text)?))).collect()
 }
 
 /// Checks that every source of conversations has a template that can be used. `model` is the model that the recipe starts

@@ -13,6 +13,9 @@ use crate::{
     CalibrationSpec, ChatLoss, ChatSpec, FaultKind, Faults, Recipe, TextFormat as Format, TextSource as Text,
 };
 
+/// The key of the held-out text.
+pub(crate) const EVAL: &str = "data.eval";
+
 /// What texts are made into tokens with.
 #[derive(Clone, Copy)]
 pub(crate) struct With<'a> {
@@ -99,8 +102,10 @@ fn windows(
 /// The windows of the held-out text.
 pub(crate) fn held_out(recipe: &Recipe, with: With<'_>) -> Result<Windows> {
     let limit = recipe.data.eval_tokens.map(|n| n as usize);
-    let (windows, _) = windows(recipe, &recipe.data.eval, "data.eval", with, limit)?;
-    at_least(1, &windows, "data.eval")?;
+    let (windows, _) = windows(recipe, &recipe.data.eval, EVAL, with, limit)?;
+    // Conversations are read as a whole.
+    let windows = limit.map_or_else(|| windows.clone(), |limit| windows.limit(limit));
+    at_least(1, &windows, EVAL)?;
     Ok(windows)
 }
 

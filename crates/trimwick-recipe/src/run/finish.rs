@@ -14,6 +14,7 @@ use super::folder::RunFolder;
 use super::inactive::Inactive;
 use super::mixed::MixedChoice;
 use super::origin::{self, Built};
+use super::proof::Export;
 use super::prune;
 use super::quantize::{self, Quantization};
 use super::stages::Run;
@@ -29,6 +30,8 @@ pub(crate) struct Finished {
     pub(super) passes: Vec<LayerReport>,
     /// What a budget has chosen.
     pub(super) mixed: Option<MixedChoice>,
+    /// The model in the formats of runtimes.
+    pub(super) exports: Vec<Export>,
     /// About masks and quantizers that did nothing.
     pub(super) warnings: Vec<String>,
 }
@@ -60,7 +63,6 @@ impl Run<'_, '_> {
         if self.folder.done::<Written>("export")?.is_none() {
             self.folder.finish("export", &written)?;
         }
-        self.deploy(built)?;
         let exported = || {
             let source = crate::ModelSource::Folder(folder.clone());
             let files = origin::open_source(&source)?;
@@ -80,8 +82,9 @@ impl Run<'_, '_> {
         };
         let tokens = self.arms.iter().map(|a| a.train_tokens).max().unwrap_or(0);
         self.measure("exported", tokens, |_| exported())?;
+        let exports = self.deploy(built)?;
         let (passes, mixed) = (self.pass_reports()?, self.mixed.take());
-        Ok(Finished { written, pattern, quantized, passes, mixed, warnings: self.warn(&inactive) })
+        Ok(Finished { written, pattern, quantized, passes, mixed, exports, warnings: self.warn(&inactive) })
     }
 
     /// Says what did nothing.
@@ -120,7 +123,7 @@ pub(crate) fn summarize(
     // The naive way to the same size opens the gap.
     let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
     let (one_shot, recovered) = (first(summary::ONE_SHOT), first(summary::RECOVERED));
-    let Finished { written, pattern, quantized, passes, mixed, warnings } = finished;
+    let Finished { written, pattern, quantized, passes, mixed, exports, warnings } = finished;
     let cost = folder.cost();
     Summary {
         name: recipe.name.clone(),
@@ -144,6 +147,7 @@ pub(crate) fn summarize(
         peak_rss_bytes: cost.peak_rss_bytes,
         seed: recipe.seed,
         digests: written.digests,
+        exports,
         warnings,
     }
 }

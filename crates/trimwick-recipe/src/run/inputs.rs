@@ -15,6 +15,7 @@ use super::error::{Result, RunError};
 use super::folder::{LARGEST, RunFolder};
 use crate::ModelSource;
 
+/// The record of them.
 const FILE: &str = "stages/inputs.json";
 
 /// Digests of what a run reads.
@@ -63,6 +64,24 @@ impl Inputs {
         }
         let what = format!("{} changed since the run began", changed.join(" and "));
         Err(RunError::Changed { path: folder.root().into(), what })
+    }
+}
+
+impl Inputs {
+    /// Compares held-out tokens with those that a finished run was measured on.
+    ///
+    /// # Errors
+    /// [`RunError::Changed`] for others, or where there is no record of them.
+    pub(crate) fn check_held_out(run: &Path, held_out: &Windows) -> Result<()> {
+        let path = run.join(FILE);
+        let changed = |what: String| RunError::Changed { path: path.clone(), what };
+        let text = read_small(&path, LARGEST)?.ok_or_else(|| changed("missing".into()))?;
+        let began: Self =
+            serde_json::from_slice(&text).map_err(|error| changed(format!("broken ({error})")))?;
+        if began.eval == of_tokens(held_out) {
+            return Ok(());
+        }
+        Err(changed("data.eval gives other tokens than the run was measured on".into()))
     }
 }
 

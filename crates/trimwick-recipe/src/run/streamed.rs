@@ -123,7 +123,9 @@ impl Run<'_, '_> {
         }
         self.measure_streamed("exported", tokens, &Exported::open(folder, recipe, stored)?)?;
         let (passes, mixed) = (passed(recipe, stored)?, None);
-        Ok(Finished { written, pattern, quantized, passes, mixed, warnings: self.warn(&inactive) })
+        // Formats of packed weights need the whole model, which a recipe of a streamed one cannot ask for.
+        let (exports, warnings) = (Vec::new(), self.warn(&inactive));
+        Ok(Finished { written, pattern, quantized, passes, mixed, exports, warnings })
     }
 }
 

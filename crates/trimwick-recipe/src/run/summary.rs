@@ -8,6 +8,7 @@ use trimwick_train::Evaluation;
 use trimwick_train::blockwise::BlockReport;
 
 use super::mixed::MixedChoice;
+use super::proof::Export;
 use super::quantize::Quantization;
 
 /// The arms that a run can have, in the order of its table.
@@ -114,6 +115,9 @@ pub struct Summary {
     pub seed: u64,
     /// SHA-256 of each file of the written model.
     pub digests: BTreeMap<String, String>,
+    /// The model in the formats of runtimes.
+    #[serde(default)]
+    pub exports: Vec<Export>,
     /// About masks and quantizers that did nothing.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -6,7 +6,7 @@ use trimwick_nn::{Module, StreamedLm, ops};
 use super::states::{Spill, States};
 use crate::data::{Batch, Windows};
 use crate::distill::IGNORE;
-use crate::evaluate::Evaluation;
+use crate::evaluate::{Evaluation, Tally};
 use crate::{Error, Result};
 
 /// [`evaluate_until`](crate::evaluate_until) with one piece of the model in memory at a time: all windows go through a
@@ -33,8 +33,7 @@ pub fn evaluate_streamed(
     if windows.is_empty() {
         return Err(Error::TooShort { expected: context, found: windows.ids().len() });
     }
-    let short = || Error::TooShort { expected: context, found: windows.ids().len() };
-    let batch = |i: usize| Batch::new(&[windows.window(i).ok_or_else(short)?], device);
+    let batch = |i: usize| Batch::of(windows, &[i], device);
     let pieces = model.blocks() + 2;
     let each = |of: &mut dyn FnMut(usize) -> Result<Tensor>| {
         States::collect::<Error>(spill, windows.len(), |i| if stop() { Ok(None) } else { of(i).map(Some) })
@@ -54,24 +53,16 @@ pub fn evaluate_streamed(
     }
     progress(pieces - 1, pieces);
     let head = model.load_head()?.head;
-    let (mut sum, mut tokens, mut scored, mut window_losses) = (0., 0, 0, Vec::with_capacity(windows.len()));
+    let mut tally = Tally::default();
     for i in 0..windows.len() {
         if stop() {
             return Ok(None);
         }
-        let targets = batch(i)?.targets;
+        let batch = batch(i)?;
         let logits = head.logits(&states.get(i)?)?.detach();
-        let found = ops::head_loss(&logits, &targets, IGNORE, None)?;
-        let loss = found.cross_entropy * targets.len() as f64;
-        if !loss.is_finite() {
-            return Err(Error::Broken { window: i, value: loss });
-        }
-        sum += loss;
-        tokens += targets.len() + 1;
-        scored += targets.len();
-        window_losses.push(found.cross_entropy);
+        let found = ops::head_loss(&logits, &batch.targets, IGNORE, None)?;
+        tally.add(batch.targets.len() + 1, batch.trained(), found.cross_entropy)?;
     }
     progress(pieces, pieces);
-    let loss = sum / scored as f64;
-    Ok(Some(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses }))
+    Ok(Some(tally.evaluation(context)))
 }

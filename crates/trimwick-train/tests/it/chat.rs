@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, IndexOp};
 use trimwick_nn::ParamStore;
 use trimwick_train::{
     Batch, BoxError, ChatCounts, ChatOptions, ChatSource, Conversation, DistillConfig, Distillation, Error,
-    Gradients, MemoryPlan, Result, Turn, Windows, loss,
+    EvaluateOptions, Gradients, MemoryPlan, Result, Turn, Windows, evaluate, evaluate_losses, infer, loss,
 };
 
 use crate::common::*;
@@ -32,6 +32,49 @@ const OPTIONS: ChatOptions = ChatOptions { context: 16, pad: 20, vocab: VOCAB, a
 
 fn read(lines: &str) -> Result<(Windows, ChatCounts)> {
     ChatSource::memory("lines", lines.to_string()).windows(&render, &OPTIONS)
+}
+
+#[test]
+fn what_is_measured_of_conversations_are_their_answers() -> Result<()> {
+    let said = [("ab", "cde"), ("fghijklm", "i"), ("jklm", "nopqa"), ("b", "cc"), ("c", "abcdefgh")];
+    let line = |(a, b): &(&str, &str)| format!("{{\"instruction\": \"{a}\", \"output\": \"{b}\"}}\n");
+    let (windows, _) = read(&said.iter().map(line).collect::<String>())?;
+    assert!(windows.len() > 1);
+    let store = store(DType::F64, 3);
+    let model = TinyLm::new(&store, 0.)?;
+    // By hand, from the logits of every token.
+    let losses = |inputs: &[u32], targets: &[u32]| -> Result<Vec<f64>> {
+        let ids = candle_core::Tensor::from_slice(inputs, (1, inputs.len()), &Device::Cpu)?;
+        let logits: Vec<Vec<f64>> = infer(&model, &ids)?.i(0)?.to_vec2()?;
+        let loss = |(row, target): (&Vec<f64>, &u32)| {
+            row.iter().map(|l| l.exp()).sum::<f64>().ln() - row[*target as usize]
+        };
+        Ok(logits.iter().zip(targets).map(loss).collect())
+    };
+    let (mut sum, mut answers) = (0., 0);
+    for i in 0..windows.len() {
+        let (window, trained) = (windows.window(i).unwrap(), windows.trained(i).unwrap());
+        let all = losses(&window[..15], &window[1..])?;
+        for (loss, _) in all.iter().zip(&trained[1..]).filter(|(_, trained)| **trained) {
+            (sum, answers) = (sum + loss, answers + 1);
+        }
+    }
+    assert_eq!(answers, said.iter().map(|(_, answer)| answer.len() + 1).sum::<usize>());
+    let mut quiet = |_: usize, _: usize, _: f64| {};
+    let found = evaluate(&model, &Device::Cpu, &windows, EvaluateOptions::default(), &mut quiet)?;
+    assert_eq!((found.scored, found.tokens), (answers, windows.len() * 16));
+    assert!((found.loss - sum / answers as f64).abs() < 1e-12, "{}", found.loss);
+    let of = |window: &[u32]| losses(&window[..15], &window[1..]);
+    let by_token = evaluate_losses(&windows, of, &mut quiet, &|| false)?.unwrap();
+    assert!((by_token.loss - found.loss).abs() < 1e-12);
+    assert_eq!((by_token.scored, by_token.window_losses.len()), (answers, windows.len()));
+    let nan = |_: &[u32]| Ok::<_, Error>(vec![f64::NAN; 15]);
+    assert!(matches!(
+        evaluate_losses(&windows, nan, &mut quiet, &|| false),
+        Err(Error::Broken { window: 0, .. })
+    ));
+    assert_eq!(evaluate_losses(&windows, of, &mut quiet, &|| true)?, None);
+    Ok(())
 }
 
 #[test]

@@ -4,7 +4,7 @@ use anyhow::Result;
 use trimwick_models::{Arithmetic, KvFormat, Llama, ModelFiles, PackedLlama, PackedOptions};
 use trimwick_nn::ParamStore;
 use trimwick_train::tasks::{Dense, Request, Scorer};
-use trimwick_train::{BoxError, EvaluateOptions, Evaluation, Windows, evaluate};
+use trimwick_train::{BoxError, EvaluateOptions, Evaluation, Windows, evaluate, evaluate_losses};
 
 use crate::model;
 
@@ -37,7 +37,12 @@ impl Engine {
             Self::Whole(store, model) => {
                 Ok(evaluate(&**model, store.device(), windows, EvaluateOptions::default(), progress)?)
             }
-            Self::Packed(model) => packed(model, windows, progress),
+            Self::Packed(model) => {
+                let losses = |window: &[u32]| Ok::<_, anyhow::Error>(model.losses(window)?);
+                let found = evaluate_losses(windows, losses, progress, &|| false)?;
+                // Nothing stops it, so that there is one.
+                found.ok_or_else(|| anyhow::anyhow!("measuring was stopped"))
+            }
         }
     }
 
@@ -47,29 +52,6 @@ impl Engine {
             Self::Packed(model) => Box::new(PackedScorer(model)),
         }
     }
-}
-
-/// The measure of [`evaluate`], from packed weights.
-fn packed(
-    model: &PackedLlama,
-    windows: &Windows,
-    progress: &mut dyn FnMut(usize, usize, f64),
-) -> Result<Evaluation> {
-    let (mut sum, mut scored, mut window_losses) = (0., 0, Vec::with_capacity(windows.len()));
-    for (i, window) in (0..windows.len()).filter_map(|i| Some((i, windows.window(i)?))) {
-        let losses = model.losses(window)?;
-        let loss: f64 = losses.iter().sum();
-        if !loss.is_finite() {
-            return Err(trimwick_train::Error::Broken { window: i, value: loss }.into());
-        }
-        sum += loss;
-        scored += losses.len();
-        window_losses.push(loss / losses.len() as f64);
-        progress(i + 1, windows.len(), sum / scored as f64);
-    }
-    let (loss, context) = (sum / scored as f64, windows.context());
-    let tokens = windows.len() * context;
-    Ok(Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses })
 }
 
 /// The choices of a question share what their inputs begin with: it is computed once, and its keys and values are kept.

@@ -71,6 +71,12 @@ fn a_streamed_model_takes_what_one_block_at_a_time_allows() {
             ],
         ),
         (
+            &[streamed, (9, "[export]\ntargets = [\"gguf\"]"), (10, ""), (11, "")],
+            &[
+                "r.toml:11: export.targets: expected a model that is in memory as a whole, to pack it, found model.stream = true; remove it, or model.stream; the model's folder is written as plain weights",
+            ],
+        ),
+        (
             &[streamed, (9, "[lora]"), (10, ""), (11, "")],
             &["r.toml:10: lora: has no effect: nothing is trained; remove the section, or add [train]"],
         ),

@@ -43,10 +43,10 @@ fn keys_of_conversations_and_of_mixes_are_held_to_what_reads_them() {
             ],
         ),
         (
-            &[(6, "eval = { files = [\"a.jsonl\"], format = \"chat\", template = \"chatml\" }")],
+            &[(6, "eval = { files = [\"a.jsonl\"], format = \"chat\", template = \"llama\", weight = 2 }")],
             &[
-                "r.toml:6: data.eval.format: expected \"text\" or \"jsonl\", found the string \"chat\"; write one of them",
-                "r.toml:6: data.eval.template: unknown key; `template` belongs in [data.train]; move it there",
+                "r.toml:6: data.eval.template: expected \"chatml\" or the path of a Jinja file, found \"llama\"; give the path of the file, as ./NAME if it has no ending",
+                "r.toml:6: data.eval.weight: unknown key; `weight` belongs in [data.train]; move it there",
             ],
         ),
         (

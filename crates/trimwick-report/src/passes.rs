@@ -1,0 +1,90 @@
+//! What one-shot passes and a budget did, layer by layer.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+use trimwick_recipe::run::{LayerReport, MixedChoice, Summary};
+
+use crate::Result;
+use crate::charts::{Axes, per_layer};
+use crate::parts::figure;
+use crate::words::count;
+
+const LAYERS: Axes = Axes {
+    name: "passes",
+    x: "layer, in the order of the model",
+    y: "signal to noise (dB)",
+    size: (900, 260),
+};
+
+/// A chart for each pass, and every layer in a table; nothing without passes.
+pub(crate) fn passes(summary: &Summary) -> Result<Markup> {
+    let mut names: Vec<&str> = Vec::new();
+    for report in &summary.passes {
+        if !names.contains(&report.pass.as_str()) {
+            names.push(&report.pass);
+        }
+    }
+    if names.is_empty() {
+        return Ok(html! {});
+    }
+    let charts = names.iter().map(|name| chart(name, &summary.passes)).collect::<Result<Vec<_>>>()?;
+    Ok(html! {
+        h2 { "One-shot passes" }
+        @for chart in &charts { (chart) }
+        details {
+            summary { "Every layer" }
+            div.wide { table {
+                tr { th { "pass" } th { "layer" } th { "before (dB)" } th { "after (dB)" } th { "exponent" } th { "damping" } th { "dead inputs" } }
+                @for LayerReport { layer, pass, before_db, after_db, alpha, damping, retries, dead } in &summary.passes {
+                    tr {
+                        td { (pass) } td { code { (layer) } }
+                        td { (format!("{before_db:.2}")) } td { (format!("{after_db:.2}")) }
+                        td { (alpha.map_or("–".into(), |alpha| format!("{alpha:.2}"))) }
+                        td {
+                            (damping.map_or("–".into(), |damping| format!("{damping:.3}")))
+                            @if *retries > 0 { " (raised " (retries) " times)" }
+                        }
+                        td { (count(*dead as u64)) }
+                    }
+                }
+            } }
+        }
+    })
+}
+
+fn chart(name: &str, all: &[LayerReport]) -> Result<Markup> {
+    let of: Vec<&LayerReport> = all.iter().filter(|report| report.pass == name).collect();
+    let values =
+        |decibels: fn(&LayerReport) -> f64| of.iter().map(|report| decibels(report)).collect::<Vec<_>>();
+    let (before, after) = (values(|r| r.before_db), values(|r| r.after_db));
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let caption = format!(
+        "{name}: each layer's output on the calibration text against the unquantized one, in decibels; higher is nearer. The mean goes from {:.2} to {:.2} dB.",
+        mean(&before),
+        mean(&after)
+    );
+    Ok(figure(&per_layer(LAYERS, &[("before", before), ("after", after)])?, &caption))
+}
+
+/// The schemes that a budget has chosen; nothing without one.
+pub(crate) fn budget(summary: &Summary) -> Markup {
+    let Some(MixedChoice { bits, method, score, exact, layers }) = &summary.mixed else { return html! {} };
+    let mut schemes: BTreeMap<&str, usize> = BTreeMap::new();
+    layers.values().for_each(|scheme| *schemes.entry(scheme).or_default() += 1);
+    html! {
+        h2 { "What the budget bought" }
+        p {
+            (format!("{bits:.3}")) " bits a weight, scales counted; sensitivities by " (method) ", their sum " (format!("{score:.3e}")) "; "
+            @if *exact { "no other choice within the budget has a lower one." } @else { "the best choice that was found in a minute." }
+        }
+        div.wide { table {
+            tr { th { "scheme" } th { "layers" } }
+            @for (scheme, layers) in &schemes { tr { td { (scheme) } td { (layers) } } }
+        } }
+        details {
+            summary { "Every layer" }
+            div.wide { table { @for (layer, scheme) in layers { tr { td { code { (layer) } } td { (scheme) } } } } }
+        }
+    }
+}
