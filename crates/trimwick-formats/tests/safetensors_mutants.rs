@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use trimwick_formats::ByteSource;
 use trimwick_formats::safetensors::{Dtype, SafetensorsFile};
 
-/// Mutants in a run of the test suite; the environment variable `MUTANTS` asks for more.
+/// Mutants in a run of the test suite; the environment variable `TRIMWICK_MUTANTS` asks for more.
 const MUTANTS: u64 = 1_000_000;
 
 /// splitmix64: a mutant is its number, so a failure can be run again alone.
@@ -277,7 +277,7 @@ fn check(bytes: Vec<u8>) -> bool {
 
 #[test]
 fn a_million_mutants() {
-    let mutants = std::env::var("MUTANTS").map_or(MUTANTS, |n| n.parse().unwrap());
+    let mutants = std::env::var("TRIMWICK_MUTANTS").map_or(MUTANTS, |n| n.parse().unwrap());
     let accepted: u64 = (0..mutants)
         .into_par_iter()
         .map(|seed| {

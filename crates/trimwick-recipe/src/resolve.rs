@@ -8,6 +8,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::checked::export::{ExportDtype, ExportTarget};
 use crate::raw::Key;
 use crate::recipe::Recipe;
 
@@ -22,12 +23,19 @@ impl Recipe {
         out.text
     }
 
-    /// The SHA-256 of [`Recipe::resolve`] without the keys `name` and `out`, as 64 hexadecimal digits.
+    /// The SHA-256 of [`Recipe::resolve`] without the keys `name` and `out`, and without the formats that the finished model
+    /// is packed into (`export.targets` and `export.dense`), as 64 hexadecimal digits. Whether one of the formats makes layers
+    /// that runtimes fuse share a scale before training is kept.
     ///
-    /// Equal for recipes that ask for the same computation, wherever its results are put.
+    /// Equal for recipes that ask for the same computation, wherever its results are put: a finished run takes another
+    /// format without being trained again.
     pub fn fingerprint(&self) -> String {
+        let mut same = self.clone();
+        let fused = self.export.targets.iter().any(|target| target.needs_quantizers());
+        same.export.targets = if fused { vec![ExportTarget::CompressedTensors] } else { Vec::new() };
+        same.export.dense = ExportDtype::BF16;
         let mut out = Writer::default();
-        self.write(&mut out);
+        same.write(&mut out);
         let digest = Sha256::digest(out.text.as_bytes());
         digest.iter().fold(String::with_capacity(64), |mut hex, byte| {
             // Writing to a string does not fail.

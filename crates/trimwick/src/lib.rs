@@ -65,3 +65,8 @@ pub use trimwick_nn as nn;
 pub use trimwick_quant as quant;
 pub use trimwick_sparse as sparse;
 pub use trimwick_train as train;
+
+/// The blocks of the book's page on custom models, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/custom_models.md")]
+pub struct CustomModels;

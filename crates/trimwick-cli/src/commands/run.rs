@@ -112,11 +112,16 @@ fn describe(summary: &Summary, out: &Path) -> String {
     text
 }
 
-/// Whether training on the grid was worth it.
+/// Whether training was worth it.
 fn verdict(summary: &Summary) -> &'static str {
     let tuned = summary.arm("dense_tuned_quantized").is_some();
     match (summary.training_helped, tuned) {
-        (None, _) => "",
+        (None, _) => match (summary.one_shot(), summary.trained()) {
+            (Some(before), Some(after)) if after.loss >= before.loss => {
+                "warning: training did NOT help: the model was better before it\n"
+            }
+            _ => "",
+        },
         (Some(true), true) => "training on the grid beat quantizing in one shot, before and after tuning\n",
         (Some(true), false) => "training on the grid beat quantizing in one shot\n",
         (Some(false), true) => {

@@ -94,6 +94,11 @@ fn a_page_has_what_the_run_has() {
     let share: f64 = before.rsplit_once(" (").unwrap().1.split(' ').next().unwrap().parse().unwrap();
     assert!(share > 0., "{before}");
 
+    // What training has spoiled is said at once.
+    let worse = ["run", "small.toml", "--out", "worse", "train.lr=1.0", "train.steps=4", "compare.arms=[]"];
+    let told = done(dir.path(), &worse);
+    assert!(told.contains("warning: training did NOT help"), "{told}");
+
     // Passes, a budget, exports.
     let quantize = "[quantize]\nscales = \"frozen\"\npasses = [\"gptq\"]\n[quantize.budget]\nbits = 5.0\n\
         candidates = [\"int4-g32\", \"weight int8 g32 bf16\"]\n[export]\ntargets = [\"gguf\", \"compressed-tensors\"]\n";

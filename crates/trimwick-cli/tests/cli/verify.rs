@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{done, json, prune_recipe, ran};
+use crate::support::{done, json, prune_recipe, ran, summary};
 
 #[test]
 fn a_run_leaves_exports_that_verify_until_a_byte_changes() {
@@ -42,6 +42,39 @@ fn a_run_leaves_exports_that_verify_until_a_byte_changes() {
 }
 
 #[test]
+fn a_finished_run_takes_another_format_without_training_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("r.toml"),
+        prune_recipe(3).replace("\n[compare]\narms = [\"dense_tuned\", \"pruned_magnitude\"]", ""),
+    )
+    .unwrap();
+    let run = |targets: &str| {
+        ran(dir.path(), &["run", "r.toml", "--out", "run", &format!("export.targets={targets}")])
+    };
+    let at = |name: &str| dir.path().join("run").join(name);
+    let (code, _, stderr) = run("[]");
+    assert_eq!(code, 0, "{stderr}");
+    let trained = ["metrics.jsonl", "model/model.safetensors", "stages/fingerprint"]
+        .map(|name| fs::read(at(name)).unwrap());
+    let (code, stdout, stderr) = run("[\"gguf\"]");
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("gguf: ") && !stderr.contains("recovered: training: 1/"), "{stdout}{stderr}");
+    let again = ["metrics.jsonl", "model/model.safetensors", "stages/fingerprint"]
+        .map(|name| fs::read(at(name)).unwrap());
+    assert!(trained == again);
+    assert_eq!(summary(&at("")), {
+        let mut value = summary(&at(""));
+        value["exports"][0]["target"] = "gguf".into();
+        value
+    });
+    assert!(fs::read_to_string(at("recipe.toml")).unwrap().contains("targets = [\"gguf\"]"));
+    // What changes the numbers is another run still.
+    let (code, _, stderr) = ran(dir.path(), &["run", "r.toml", "--out", "run", "train.lr=1e-2"]);
+    assert!(code == 2 && stderr.contains("train.lr differ"), "{stderr}");
+}
+
+#[test]
 fn targets_are_checked_with_the_recipe() {
     let dir = tempfile::tempdir().unwrap();
     for (section, what) in [
@@ -58,7 +91,7 @@ fn targets_are_checked_with_the_recipe() {
             "export.targets.1: expected schemes that gguf holds exactly",
         ),
         (
-            "targets = [\"modelopt\"]\n[quantize.budget]\nbits = 5.0\ncandidates = [\"int4-g32\", \"int4-g16\"]",
+            "targets = [\"modelopt\"]\n[quantize.budget]\nbits = 5.0\ncandidates = [\"int4-g32\", \"weight int4 g16 bf16\"]",
             "another algorithm than",
         ),
     ] {

@@ -205,8 +205,12 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reports a key that has to be there.
+    /// Reports a key that has to be there, unless another is there that was meant to be it: that one's fault says so.
     pub(crate) fn missing<R>(&self, key: &Key<R>, expected: String) {
+        let meant = Hint::DidYouMean(self.full(key.name));
+        if self.unknown().take(LISTED).any(|(name, _)| self.hint(name) == meant) {
+            return;
+        }
         self.fault(key, FaultKind::Missing { expected, example: line(key) });
     }
 
@@ -237,12 +241,15 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
 
+    /// The keys that are not declared.
+    fn unknown(&self) -> impl Iterator<Item = &'a (String, Raw)> {
+        let spec = self.spec;
+        self.table.entries.iter().filter(move |(name, _)| !spec.keys.iter().any(|key| key.name() == name))
+    }
+
     /// Reports the keys that are not declared.
     pub(crate) fn finish(self) {
-        // Beyond these the table is no section of a recipe, and each hint costs a look at every key there is.
-        const LISTED: usize = 20;
-        let known = |name: &str| self.spec.keys.iter().any(|key| key.name() == name);
-        let mut unknown = self.table.entries.iter().filter(|(name, _)| !known(name));
+        let mut unknown = self.unknown();
         for (name, raw) in unknown.by_ref().take(LISTED) {
             let kind = FaultKind::UnknownKey { hint: self.hint(name) };
             self.sink.push(Fault { place: raw.place.clone(), key: self.full(name), kind });
@@ -307,6 +314,10 @@ impl<'a> Section<'a> {
         Hint::Known(here.map(str::to_string).collect())
     }
 }
+
+/// Unknown keys that are looked at: with more of them a table is no section of a recipe, and each hint costs a look at every
+/// key there is.
+const LISTED: usize = 20;
 
 /// The key as a line that would be accepted.
 fn line<R>(key: &Key<R>) -> String {

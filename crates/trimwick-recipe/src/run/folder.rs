@@ -63,9 +63,10 @@ impl RunFolder {
         if read_small(&named, LARGEST)?.is_none() {
             atomic_write(&named, fingerprint.as_bytes())?;
         }
-        let written = path.join(RECIPE);
-        if !written.exists() {
-            atomic_write(&written, recipe.resolve().as_bytes())?;
+        // The same run may be asked for other formats.
+        let (written, resolved) = (path.join(RECIPE), recipe.resolve());
+        if read_small(&written, LARGEST)?.as_deref() != Some(resolved.as_bytes()) {
+            atomic_write(&written, resolved.as_bytes())?;
         }
         Ok(Self { path: path.into(), fingerprint, _lock: lock, cost: Cost::default(), mark: Instant::now() })
     }

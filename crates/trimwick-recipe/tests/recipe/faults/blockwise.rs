@@ -80,6 +80,11 @@ fn a_streamed_model_takes_what_one_block_at_a_time_allows() {
             &[streamed, (9, "[lora]"), (10, ""), (11, "")],
             &["r.toml:10: lora: has no effect: nothing is trained; remove the section, or add [train]"],
         ),
+        // One mistake is one fault.
+        (
+            &[(3, "sorce = \"builtin:tiny-llama\"")],
+            &["r.toml:3: model.sorce: unknown key; did you mean `model.source`?"],
+        ),
         (
             &[(3, "source = \"builtin:tiny-llama\"\nstreem = 1")],
             &["r.toml:4: model.streem: unknown key; did you mean `model.stream`?"],

@@ -71,7 +71,6 @@ fn keys_of_conversations_and_of_mixes_are_held_to_what_reads_them() {
             &[(5, "train = [{ files = [\"a\"], weight = 0 }, { file = \"b\" }, \"sotu-eval\"]")],
             &[
                 "r.toml:5: data.train.0.weight: expected a whole number from 1 to 1000, found 0; write for example weight = 1",
-                "r.toml:5: data.train.1.files: missing: expected a list of files and glob patterns, found nothing; add for example files = [\"data/*.txt\"]",
                 "r.toml:5: data.train.1.file: unknown key; did you mean `data.train.1.files`?",
                 "r.toml:5: data.train.2: expected \"builtin:NAME\", a file or glob pattern, or { files = […] }, or a list of them to mix, found the string \"sotu-eval\"; did you mean `builtin:sotu-eval`?",
             ],
