@@ -17,7 +17,7 @@ use trimwick::train::{
 };
 
 const CONTEXT: usize = 256;
-const STEPS: u64 = 60;
+const STEPS: u64 = if cfg!(test) { 4 } else { 60 };
 
 fn main() -> anyhow::Result<()> {
     // 1. A model and its texts. Any Llama-family folder, .gguf file or hub id opens the same way.
@@ -88,4 +88,9 @@ fn main() -> anyhow::Result<()> {
     println!("recovered  loss {:.4}", loss(&model)?);
     println!("groups that violate 2:4: {}", violations(&layers, Pattern::TWO_FOUR)?);
     Ok(())
+}
+
+#[test]
+fn it_runs() {
+    main().unwrap();
 }

@@ -58,3 +58,8 @@ fn main() -> trimwick::Result<()> {
     train(&store, &model, &training, 400, 1e-3)?;
     accuracy("int2, trained")
 }
+
+#[test]
+fn it_runs() {
+    main().unwrap();
+}

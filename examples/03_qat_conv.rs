@@ -71,3 +71,8 @@ fn main() -> trimwick::Result<()> {
     train(&store, &model, &training, 300, 1e-3)?;
     accuracy("ternary, trained")
 }
+
+#[test]
+fn it_runs() {
+    main().unwrap();
+}

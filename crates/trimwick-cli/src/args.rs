@@ -100,6 +100,9 @@ pub(crate) struct RunArgs {
     /// Print summary.json in the place of the table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show the run on a live screen, with keys to pause, save and stop it.
+    #[arg(long)]
+    pub(crate) dashboard: bool,
 }
 
 /// `check`.
@@ -111,6 +114,9 @@ pub(crate) struct CheckArgs {
     /// Values put over the recipe's, such as train.steps=200; an empty value takes the key out.
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Multiply matrices for two seconds, and say how long the run will take at that rate.
+    #[arg(long)]
+    pub(crate) time: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -149,6 +155,10 @@ pub(crate) struct EvalArgs {
     /// Tokens of a window; in each, all but the first are scored [default: 512, or the model's longest if that is less].
     #[arg(long, value_name = "TOKENS", value_parser = at_least::<2>)]
     pub(crate) context: Option<usize>,
+    /// Tokens from one window to the next: in windows that overlap, only tokens that none before has scored are scored, so
+    /// that each has a longer past [default: windows side by side].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least::<1>)]
+    pub(crate) stride: Option<usize>,
     /// Score the windows of the first N tokens [default: of all].
     #[arg(long, value_name = "N", value_parser = at_least::<2>)]
     pub(crate) tokens: Option<usize>,

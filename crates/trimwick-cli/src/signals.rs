@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::progress::Keys;
+
 /// What the handlers set.
 pub(crate) struct Signals {
     stop: Arc<AtomicBool>,
@@ -33,12 +35,35 @@ impl Signals {
         &self.stop
     }
 
+    /// What keys of a screen do: the same as Ctrl-C elsewhere.
+    pub(crate) fn keys(&self) -> Box<dyn Keys> {
+        Box::new(Interrupt { stop: Arc::clone(&self.stop), caught: Arc::clone(&self.caught) })
+    }
+
     /// The signal that came, by its name, and the exit code that it asks for.
     pub(crate) fn caught(&self) -> (&'static str, u8) {
         match self.caught.load(Ordering::Relaxed) as i32 {
             SIGINT => ("SIGINT", exit_code(SIGINT)),
             _ => ("SIGTERM", exit_code(SIGTERM)),
         }
+    }
+}
+
+struct Interrupt {
+    stop: Arc<AtomicBool>,
+    caught: Arc<AtomicUsize>,
+}
+
+impl Keys for Interrupt {
+    fn stop(&self) {
+        self.caught.store(SIGINT as usize, Ordering::Relaxed);
+        if self.stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(exit_code(SIGINT).into());
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 

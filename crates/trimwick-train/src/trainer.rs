@@ -4,6 +4,7 @@
 //! micro-batches, clipping, optimizer, hooks. Nothing reaches the weights before the step's gradient is known to be
 //! finite (but for [`MemoryPlan::Lean`], which says so), and every checkpoint falls between two steps.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -124,6 +125,8 @@ pub struct StepReport {
     pub step_tokens: u64,
     /// Wall-clock seconds of this step: the one number that differs from run to run.
     pub seconds: f64,
+    /// Set it to have the state saved after this step.
+    pub save: Cell<bool>,
 }
 
 /// A run: a model, what it learns from, and how.
@@ -165,6 +168,8 @@ pub(crate) struct Run {
     pub(crate) gradients: Gradients,
     /// Found out when [`MemoryPlan::Lean`] needs them.
     pub(crate) uses: Uses,
+    /// Whether whoever watches wants the state of this step saved.
+    pub(crate) asked: bool,
 }
 
 impl Trainer<'_> {
@@ -194,7 +199,8 @@ impl Trainer<'_> {
             }
             self.validate(&mut run)?;
             let every = self.config.save_every;
-            if run.at.step == self.config.steps || (every > 0 && run.at.step.is_multiple_of(every)) {
+            let due = every > 0 && run.at.step.is_multiple_of(every);
+            if run.at.step == self.config.steps || due || run.asked {
                 self.save(&plan, &run)?;
                 saved = run.at.step;
             }
@@ -235,7 +241,9 @@ impl Trainer<'_> {
         run.metrics.record(&record)?;
         let (steps, smoothed) = (self.config.steps, run.at.smoothed());
         let seconds = begun.elapsed().as_secs_f64();
-        (self.report)(Progress::Step(&StepReport { record, steps, smoothed, step_tokens, seconds }));
+        let report = StepReport { record, steps, smoothed, step_tokens, seconds, save: Cell::new(false) };
+        (self.report)(Progress::Step(&report));
+        run.asked = report.save.get();
         Ok(())
     }
 
@@ -286,7 +294,7 @@ impl Trainer<'_> {
         };
         let metrics = Metrics::start(self.metrics.as_deref(), text)?;
         (self.report)(Progress::Started { step: at.step, rejected: &rejected });
-        let run = Run { at, metrics, gradients: Gradients::new(&[]), uses: Uses::default() };
+        let run = Run { at, metrics, gradients: Gradients::new(&[]), uses: Uses::default(), asked: false };
         if fresh && self.config.guards.rewinds() {
             self.save(plan, &run)?;
         }

@@ -2,15 +2,16 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use trimwick_recipe::run::{RunError, StreamedPlan, check_place, streamed_plan};
+use trimwick_recipe::run::{RunError, StreamedPlan, Work, check_place, streamed_plan, work};
 use trimwick_recipe::{
     Arm, BlockwiseSpec, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, QuantizeRule,
-    QuantizeSpec, Recipe, Sizes, TrainSpec,
+    QuantizeSpec, Recipe, Sizes, Storage, TrainSpec,
 };
+use trimwick_train::{MemoryPlan, Moments};
 
 use super::order::{order, under as under_budget};
-use super::print;
 use super::survey::{Survey, survey};
+use super::{print, probe};
 use crate::args::CheckArgs;
 use crate::error::DONE;
 use crate::model::Hub;
@@ -29,7 +30,11 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8> {
         Err(other @ RunError::OtherRun { .. }) => line(&format!("note: {other}")),
         place => place?,
     }
-    let plan = Plan::new(&recipe, survey.as_ref());
+    let speed = survey.as_ref().filter(|_| args.time).map(|survey| {
+        let config = &survey.config;
+        probe::speed(recipe.data.context.min(512), config.hidden_size, config.intermediate_size)
+    });
+    let plan = Plan::new(&recipe, survey.as_ref(), speed);
     print(&if args.json { plain_json(&plan.json()) + "\n" } else { plan.text() })?;
     Ok(DONE)
 }
@@ -43,12 +48,14 @@ struct Plan<'a> {
     /// Weights of the layers that are pruned, and how many of them become zero.
     pruned: u64,
     zeros: u64,
+    /// Operations in a second that this machine does, where it was asked.
+    speed: Option<f64>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(recipe: &'a Recipe, survey: Option<&'a Survey>) -> Self {
+    fn new(recipe: &'a Recipe, survey: Option<&'a Survey>, speed: Option<f64>) -> Self {
         let parameters = survey.map_or(0, |s| s.config.num_parameters());
-        let mut plan = Self { recipe, survey, parameters, pruned: 0, zeros: 0 };
+        let mut plan = Self { recipe, survey, parameters, pruned: 0, zeros: 0, speed };
         for rule in plan.survey.iter().flat_map(|s| &s.rules.layers) {
             if let PruneRule::Pruned { pattern, .. } = &rule.prune {
                 let weights = rule.weights();
@@ -101,13 +108,30 @@ impl<'a> Plan<'a> {
         arms.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
     }
 
-    /// Bytes of f32 weights, gradients and AdamW's two moments, and of the teacher: what training cannot do without.
+    /// Bytes of weights, gradients and AdamW's two moments, and of the teacher: what training cannot do without.
     fn memory(&self) -> u64 {
         // Adapters are counted as nothing; what they stand on is frozen.
-        let trains = self.recipe.train.is_some() && self.recipe.lora.is_none();
-        let copies = 1 + if trains { 3 } else { 0 };
-        let teacher = u64::from(self.recipe.distill.is_some());
-        4 * self.parameters * (copies + teacher)
+        let train = self.recipe.train.as_ref().filter(|_| self.recipe.lora.is_none());
+        let engine = train.map(|train| &train.engine);
+        // With the lean plan gradients are those of a block.
+        let gradients = engine.map_or(0, |e| if e.memory == MemoryPlan::Lean { 0 } else { 4 });
+        let moments = engine.map_or(0, |e| if e.moments == Moments::F32 { 8 } else { 2 });
+        let teacher = self.recipe.distill.as_ref();
+        let teacher = teacher.map_or(0, |distill| if distill.storage == Storage::F32 { 4 } else { 2 });
+        self.parameters * (4 + gradients + moments + teacher)
+    }
+
+    /// What to do where the memory of this machine is not enough.
+    fn short(&self, needed: u64) -> Option<String> {
+        let there = probe::available().filter(|&there| there < needed)?;
+        let levers = probe::levers(self.recipe, self.parameters).join("; ");
+        Some(format!("{} are free: it does not fit; what helps: {levers}", bytes(there)))
+    }
+
+    /// Operations of the run.
+    fn work(&self) -> Option<Work> {
+        let survey = self.survey.filter(|_| self.speed.is_some())?;
+        Some(work(self.recipe, &survey.config, self.arms().len()))
     }
 
     /// What the weights take on disk.
@@ -186,6 +210,11 @@ impl<'a> Plan<'a> {
             ));
         } else if self.survey.is_some() {
             lines.push(("memory", format!("at least {}", bytes(self.memory()))));
+        }
+        let needed = self.streamed().map_or_else(|| self.memory(), |plan| plan.peak);
+        lines.extend(self.short(needed).map(|text| ("", text)));
+        if let (Some(work), Some(speed)) = (self.work(), self.speed) {
+            lines.push(("time", probe::time(&work, speed)));
         }
         lines.push(("out", recipe.out.display().to_string()));
         let line = |(name, text): (&str, String)| {
@@ -315,6 +344,12 @@ impl<'a> Plan<'a> {
             "arms": self.arms(),
             "memory_bytes_at_least": (known && !recipe.stream).then(|| self.memory()),
             "memory_bytes_planned": self.streamed().map(|plan| plan.peak),
+            "memory_bytes_available": probe::available(),
+            "time": self.work().zip(self.speed).map(|(work, speed)| json!({
+                "seconds": probe::seconds(&work, speed),
+                "operations": { "training": work.training, "compressing": work.compressing, "measuring": work.measuring },
+                "operations_per_second": speed,
+            })),
             "layers": self.survey.map(|s| s.rules.layers.iter().map(layer).collect::<Vec<_>>()),
         })
     }

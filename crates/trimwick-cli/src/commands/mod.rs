@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod order;
 mod preview;
+mod probe;
 mod quantize;
 mod recipes;
 mod report;

@@ -12,9 +12,9 @@ use super::print;
 use super::report::of_run;
 use super::survey::survey;
 use crate::args::RunArgs;
-use crate::error::DONE;
+use crate::error::{DONE, bad_input};
 use crate::model::Hub;
-use crate::progress::{RunProgress, line};
+use crate::progress::{Dashboard, Lines, RunProgress, Show, line};
 use crate::signals::Signals;
 use crate::table::{Side, Table};
 use crate::text::{bytes, count, duration, percent, perplexity, plain};
@@ -24,6 +24,9 @@ use crate::text::{bytes, count, duration, percent, perplexity, plain};
 /// # Errors
 /// [`trimwick_recipe::Faults`] before anything is written; [`trimwick_recipe::run::RunError`].
 pub(super) fn run(args: &RunArgs) -> Result<u8> {
+    if args.dashboard && !Dashboard::possible() {
+        return Err(bad_input("--dashboard", "a terminal to draw on", "none; leave it out"));
+    }
     let mut recipe = Recipe::load(&args.recipe, &args.overrides)?;
     if let Some(out) = &args.out {
         recipe.out = out.clone();
@@ -34,10 +37,14 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     survey(&recipe, Hub::Fetch)?;
     line(&format!("{}: {}", recipe.name, recipe.out.display()));
     let steps = recipe.train.as_ref().map_or(0, |train| train.steps(recipe.data.context));
-    let mut progress = RunProgress::new(steps, signals.stop());
+    let show: Box<dyn Show> = match args.dashboard {
+        true => Box::new(Dashboard::open(&recipe.name, signals.keys())?),
+        false => Box::new(Lines::default()),
+    };
+    let mut progress = RunProgress::new(steps, signals.stop(), show);
     let outcome = run_recipe(&recipe, &recipe.out, signals.stop(), &mut |event| progress.take(event))?;
     let last = progress.last();
-    // With it goes the bar.
+    // With it goes the bar, or the screen.
     drop(progress);
     match outcome {
         RunOutcome::Stopped => {

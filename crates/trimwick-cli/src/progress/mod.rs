@@ -1,12 +1,16 @@
 //! How far the work is: a bar on a terminal, a line now and then elsewhere; always on standard error, so that standard
 //! output holds results alone.
 
+mod dashboard;
 mod meter;
 mod pace;
 mod run;
+mod show;
 
+pub(crate) use dashboard::{Dashboard, Keys};
 pub(crate) use meter::Meter;
 pub(crate) use run::RunProgress;
+pub(crate) use show::{Lines, Show};
 
 use std::io::{self, IsTerminal, Write};
 

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use trimwick_recipe::run::{Event, MeasuredArm, Stage};
 use trimwick_train::{Progress, StepReport};
 
-use super::line;
-use super::meter::Meter;
 use super::pace::Pace;
+use super::show::Show;
 use crate::text::{count, perplexity, speed};
 
 /// Follows a run.
@@ -17,7 +16,9 @@ pub(crate) struct RunProgress<'a> {
     /// Optimizer steps that an arm is trained for.
     steps: u64,
     stage: String,
-    meter: Option<Meter>,
+    /// The arm that trains.
+    arm: String,
+    show: Box<dyn Show + 'a>,
     pace: Pace,
     /// Whether the arm that comes next was measured by an earlier process.
     known: bool,
@@ -28,13 +29,14 @@ pub(crate) struct RunProgress<'a> {
 
 impl<'a> RunProgress<'a> {
     /// A run whose arms are trained for `steps`, and which `stop` ends.
-    pub(crate) fn new(steps: u64, stop: &'a AtomicBool) -> Self {
+    pub(crate) fn new(steps: u64, stop: &'a AtomicBool, show: Box<dyn Show + 'a>) -> Self {
         Self {
             stop,
             told_to_stop: false,
             steps,
             stage: String::new(),
-            meter: None,
+            arm: String::new(),
+            show,
             pace: Pace::default(),
             known: false,
             continues: false,
@@ -53,12 +55,13 @@ impl<'a> RunProgress<'a> {
             Event::Part { done, total, loss } => self.part(done as u64, total as u64, loss),
             Event::Training(progress) => self.training(progress),
             Event::Measured(arm) => self.measured(arm),
-            Event::Note(text) => self.say(&format!("note: {text}")),
+            Event::Note(text) => self.show.say(&format!("note: {text}")),
         }
         if self.stop.load(Ordering::Relaxed) && !self.told_to_stop {
             self.told_to_stop = true;
-            self.say("stopping after what is in hand; a second signal ends the process at once");
+            self.show.say("stopping after what is in hand; a second signal ends the process at once");
         }
+        self.show.wait();
     }
 
     /// What was going on last, for the message about a run that was stopped.
@@ -72,17 +75,17 @@ impl<'a> RunProgress<'a> {
     fn begin(&mut self, stage: Stage<'_>) {
         self.stage = name(stage);
         (self.pace, self.saved) = (Pace::default(), None);
-        // The old bar goes before the new one is drawn.
-        self.meter = None;
-        let meter = Meter::new(&self.stage);
-        self.meter = Some(if matches!(stage, Stage::Train(_)) { meter.with_last_line() } else { meter });
+        if let Stage::Train(arm) = stage {
+            self.arm = arm.into();
+        }
+        self.show.begin(&self.stage, matches!(stage, Stage::Train(_)));
     }
 
     fn part(&mut self, done: u64, total: u64, loss: Option<f64>) {
-        let Some(meter) = &mut self.meter else { return };
-        let left = (done > 0).then(|| meter.seconds() / done as f64 * (total - done.min(total)) as f64);
+        let seconds = self.show.seconds();
+        let left = (done > 0).then(|| seconds / done as f64 * (total - done.min(total)) as f64);
         let facts = loss.map(|loss| format!("loss {loss:.4}")).unwrap_or_default();
-        meter.at(done, total, &facts, left);
+        self.show.at(done, total, &facts, left);
     }
 
     fn training(&mut self, progress: Progress<'_>) {
@@ -90,13 +93,13 @@ impl<'a> RunProgress<'a> {
             Progress::Started { step, rejected } => {
                 for bad in rejected {
                     let path = bad.path.display();
-                    self.say(&format!("warning: checkpoint {path} is not used: {}", bad.why));
+                    self.show.say(&format!("warning: checkpoint {path} is not used: {}", bad.why));
                 }
                 self.saved = Some(step).filter(|&step| step > 0);
                 // A stage that is over only gets its weights back.
                 if step > 0 && step < self.steps {
                     self.continued();
-                    self.say(&format!("{}: continues after step {step} of {}", self.stage, self.steps));
+                    self.show.say(&format!("{}: continues after step {step} of {}", self.stage, self.steps));
                 }
             }
             Progress::Step(step) => self.step(step),
@@ -105,11 +108,12 @@ impl<'a> RunProgress<'a> {
                     Some(to) => format!("back to step {to}"),
                     None => "left out".to_string(),
                 };
-                self.say(&format!("warning: step {step}: {cause}; {done} ({skips} so far)"));
+                self.show.say(&format!("warning: step {step}: {cause}; {done} ({skips} so far)"));
             }
             Progress::Validated { step, evaluation } => {
                 let ppl = perplexity(evaluation.perplexity);
-                self.say(&format!("step {step}: perplexity {ppl} @ {}", evaluation.context));
+                self.show.say(&format!("step {step}: perplexity {ppl} @ {}", evaluation.context));
+                self.show.validated(&self.arm, evaluation);
             }
             Progress::Saved { step, .. } => self.saved = Some(step),
         }
@@ -121,35 +125,28 @@ impl<'a> RunProgress<'a> {
         let facts = format!("loss {:.4}, {}", report.smoothed, speed(tokens, seconds));
         let done = report.record.step;
         let left = self.pace.left(report.steps - done.min(report.steps));
-        if let Some(meter) = &mut self.meter {
-            meter.at(done, report.steps, &facts, left);
-        }
+        self.show.at(done, report.steps, &facts, left);
+        self.show.step(&self.arm, report);
     }
 
     fn measured(&mut self, arm: &MeasuredArm) {
         let known = if std::mem::take(&mut self.known) { ", from before" } else { "" };
         let (ppl, context) = (perplexity(arm.perplexity), arm.context);
-        self.meter = None;
+        self.show.end();
         let trained = match arm.train_tokens {
             0 => String::new(),
             tokens => format!(", trained on {} tokens", count(tokens)),
         };
-        self.say(&format!(
+        self.show.say(&format!(
             "{}: loss {:.4}, perplexity {ppl} @ {context}{trained}{known}",
             arm.name, arm.loss
         ));
+        self.show.measured(arm);
     }
 
     fn continued(&mut self) {
         if !std::mem::replace(&mut self.continues, true) {
-            self.say("continues an earlier run of this recipe");
-        }
-    }
-
-    fn say(&self, text: &str) {
-        match &self.meter {
-            Some(meter) => meter.say(text),
-            None => line(text),
+            self.show.say("continues an earlier run of this recipe");
         }
     }
 }

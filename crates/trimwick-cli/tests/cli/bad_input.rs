@@ -96,6 +96,10 @@ fn every_bad_input_is_told_in_one_line_and_leaves_no_trace() {
             &["eval", tiny, "--text", "text.txt", "--context", "66"],
             &["--context: expected at most the model's 64 positions, found 66"],
         ),
+        (
+            &["eval", tiny, "--text", "text.txt", "--context", "4", "--stride", "5"],
+            &["--stride: expected at most 4, the tokens of a window, found 5"],
+        ),
         (&["eval", tiny, "--tasks"], &["a value is required for '--tasks <LAYOUT=FILE>...'"]),
         (
             &["eval", tiny, "--tasks", "good.q"],

@@ -82,3 +82,18 @@ fn generation_ends_where_it_must() {
         "{full}"
     );
 }
+
+#[test]
+fn windows_that_overlap_give_tokens_a_longer_past() {
+    let dir = tempfile::tempdir().unwrap();
+    let eval = |more: &[&str]| {
+        let args = [&["eval", "builtin:tiny-llama", "--context", "128", "--tokens", "1024", "--json"], more]
+            .concat();
+        let value = json(dir.path(), &args);
+        (value["scored"].as_u64().unwrap(), value["perplexity"].as_f64().unwrap())
+    };
+    let (side_by_side, overlapping) = (eval(&[]), eval(&["--stride", "64"]));
+    assert_eq!((side_by_side.0, overlapping.0), (8 * 127, 1023));
+    assert!(overlapping.1 < side_by_side.1, "{overlapping:?} {side_by_side:?}");
+    assert_eq!(eval(&["--stride", "128"]), side_by_side);
+}

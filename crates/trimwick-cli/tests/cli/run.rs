@@ -177,6 +177,44 @@ fn the_sizes_of_a_model_are_known_before_its_weights_are_there() {
     let (code, _, stderr) = ran(dir.path(), &["run", "dense.toml"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(!dir.path().join("runs").exists());
+
+    // What no machine of this kind can train says so, with what would help.
+    let train = "[train]\nsteps = 10\nlr = 1e-5\n[distill]\nweight = 0.5\n";
+    fs::write(dir.path().join("train.toml"), recipe(train)).unwrap();
+    let text = done(dir.path(), &["check", "train.toml"]);
+    for lever in [
+        "it does not fit; what helps: distill.storage = \"bf16\" (-138.0 GB)",
+        "train.memory = \"lean\" (-",
+        "train.moments = \"int8\" (-",
+        "model.stream = true",
+    ] {
+        assert!(text.contains(lever), "no {lever:?} in\n{text}");
+    }
+    let smaller = ["distill.storage=bf16", "train.memory=lean", "train.moments=int8"];
+    let at_least = |more: &[&str]| {
+        let value = json(dir.path(), &[&["check", "train.toml", "--json"], more].concat());
+        value["memory_bytes_at_least"].as_u64().unwrap()
+    };
+    // 20 bytes for each parameter, or 8.
+    assert_eq!(2 * at_least(&[]), 5 * at_least(&smaller));
+    let few = done(dir.path(), &[&["check", "train.toml"], &smaller[..]].concat());
+    assert!(!few.contains("what helps: distill") && !few.contains("train.moments ="), "{few}");
+}
+
+#[test]
+fn a_run_s_time_is_guessed_from_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.toml"), prune_recipe(3)).unwrap();
+    let value = json(dir.path(), &["check", "r.toml", "--time", "--json"]);
+    let time = &value["time"];
+    for key in ["seconds", "operations_per_second"] {
+        assert!(time[key].as_f64().is_some_and(|v| v > 0. && v.is_finite()), "{key}: {value:#}");
+    }
+    for part in ["training", "compressing", "measuring"] {
+        assert!(time["operations"][part].as_f64().is_some_and(|v| v > 0.), "{part}: {value:#}");
+    }
+    assert!(json(dir.path(), &["check", "r.toml", "--json"])["time"].is_null());
+    assert!(done(dir.path(), &["check", "r.toml", "--time"]).contains("\ntime        about "));
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod stored;
 mod streamed;
 mod summary;
 mod train;
+mod work;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -61,6 +62,7 @@ pub use quantize::Quantization;
 pub use summary::{Arm as MeasuredArm, Summary};
 pub use trimwick_quant::LayerReport;
 pub use trimwick_train::blockwise::BlockReport;
+pub use work::{Work, work};
 
 use crate::Recipe;
 pub(crate) use deploy::{dense_of, format_of};

@@ -55,6 +55,26 @@ impl Windows {
         Ok(Self { marks: Some(Arc::new(marks)), ..Self::new(ids, context)? })
     }
 
+    /// Windows that overlap: each begins `stride` tokens after the one before, and of each only the tokens that no window
+    /// before has scored are scored, so that all but the first ones have at least `context − stride` tokens of past. Tokens
+    /// that are left over at the end are in no window.
+    ///
+    /// # Errors
+    /// A context of fewer than 2 tokens; a stride of 0, or above the context less 1, with which windows would leave tokens
+    /// out.
+    pub fn strided(ids: &[u32], context: usize, stride: usize) -> Result<Self> {
+        if stride == 0 || stride >= context.max(2) {
+            let expected = format!("from 1 to {}, the context less 1", context.saturating_sub(1));
+            return Err(Error::setting("stride", expected, stride));
+        }
+        let starts = || (0..).map(|i| i * stride).take_while(|start| start + context <= ids.len());
+        let all: Vec<u32> = starts().flat_map(|start| &ids[start..start + context]).copied().collect();
+        let new = |start: usize| if start == 0 { 0 } else { context - stride };
+        let trained = starts().flat_map(|start| (0..context).map(move |i| i >= new(start))).collect();
+        let filled = starts().map(|_| context as u32).collect();
+        Self::marked(all, Marks { trained, filled }, context)
+    }
+
     /// Windows of several sources, each with a weight. The walk over them ([`Cursor`]) takes a window of each source in
     /// proportion to the weights: exactly so in every row of as many windows as the weights, without a common divisor, add up
     /// to, and spread as evenly as that allows. Each source has its own order and begins anew when it is through, whatever the
@@ -316,6 +336,27 @@ mod tests {
         assert_eq!((w.len(), w.rest()), (1, &[4, 5][..]));
         assert!(Windows::new(vec![1, 2], 1).is_err());
         assert!(windows(3, 4).is_empty());
+    }
+
+    #[test]
+    fn windows_that_overlap_score_each_token_once() -> Result<()> {
+        for (tokens, context, stride) in [(20usize, 8, 4), (20, 8, 1), (21, 8, 7), (8, 8, 3), (40, 5, 2)] {
+            let ids: Vec<u32> = (0..tokens as u32).collect();
+            let w = Windows::strided(&ids, context, stride)?;
+            let mut scored = vec![];
+            for i in 0..w.len() {
+                let (window, trained) = (w.window(i).unwrap(), w.trained(i).unwrap());
+                assert_eq!(window[0] as usize, i * stride);
+                let new = window.iter().zip(trained).skip(1).filter(|(_, trained)| **trained);
+                scored.extend(new.map(|(id, _)| *id));
+            }
+            let last = (tokens - context) / stride * stride + context;
+            assert_eq!(scored, (1..last as u32).collect::<Vec<_>>(), "{tokens} {context} {stride}");
+        }
+        for stride in [0, 8, 9] {
+            assert!(Windows::strided(&[0; 20], 8, stride).is_err(), "{stride}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -33,8 +33,10 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
     let context = text::context(args, &models)?;
     let mut plans = Vec::with_capacity(models.len());
     for files in &models {
-        let windows =
-            text.as_ref().map(|text| text::windows(text, files, context, args.tokens)).transpose()?;
+        let windows = text
+            .as_ref()
+            .map(|text| text::windows(text, files, context, args.tokens, args.stride))
+            .transpose()?;
         let questions = tasks.iter().map(|task| questions::encode(task, files)).collect::<Result<_>>()?;
         plans.push(Plan { files, windows, questions });
     }

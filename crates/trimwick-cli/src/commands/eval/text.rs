@@ -27,7 +27,11 @@ pub(super) fn text(args: &EvalArgs, source: &ModelSource) -> Result<Option<TextS
             return Err(unused(key, "it is about the files of --text, and there are none"));
         }
         if !args.tasks.is_empty() {
-            let given = [("--context", args.context.is_some()), ("--tokens", args.tokens.is_some())];
+            let given = [
+                ("--context", args.context.is_some()),
+                ("--stride", args.stride.is_some()),
+                ("--tokens", args.tokens.is_some()),
+            ];
             return match given.into_iter().find(|(_, given)| *given) {
                 Some((key, _)) => {
                     Err(unused(key, "it is about perplexity, and with --tasks alone there is none"))
@@ -119,6 +123,7 @@ pub(super) fn windows(
     files: &ModelFiles,
     context: usize,
     limit: Option<usize>,
+    stride: Option<usize>,
 ) -> Result<Windows> {
     let tokenizer = files.require_tokenizer()?;
     let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
@@ -128,7 +133,13 @@ pub(super) fn windows(
         let found = format!("{} in the text (and --tokens); {advice}", ids.len());
         return Err(bad_input("tokens", format!("at least {context}, one window"), found));
     }
-    Ok(Windows::new(ids, context)?)
+    match stride.filter(|&stride| stride != context) {
+        None => Ok(Windows::new(ids, context)?),
+        Some(stride) if stride > context => {
+            Err(bad_input("--stride", format!("at most {context}, the tokens of a window"), stride))
+        }
+        Some(stride) => Ok(Windows::strided(&ids, context, stride)?),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! How fast this machine multiplies, and whether a run fits into its memory.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use trimwick_kernels::matmul_nt;
+use trimwick_recipe::run::Work;
+use trimwick_recipe::{Recipe, Storage};
+use trimwick_train::{MemoryPlan, Moments};
+
+use crate::text::{bytes, duration};
+
+/// How long the probe runs.
+const PROBE: Duration = Duration::from_secs(2);
+/// The share of its time that a run spends in products of matrices, about (docs/performance.md).
+const PRODUCTS: f64 = 0.8;
+
+/// Multiplies for two seconds; operations in a second. `tokens`, `inputs` and `outputs` are those of a layer of the model.
+pub(super) fn speed(tokens: usize, inputs: usize, outputs: usize) -> f64 {
+    let fill = |len: usize| (0..len).map(|i| (i * 7919 % 1000) as f32 / 1e3 - 0.5).collect::<Vec<f32>>();
+    let (x, w, mut y) = (fill(tokens * inputs), fill(outputs * inputs), vec![0.; tokens * outputs]);
+    let each = 2. * (tokens * inputs * outputs) as f64;
+    // The first product starts threads and takes memory.
+    matmul_nt(&x, &w, &mut y, tokens, inputs, outputs, false);
+    let (begun, mut done) = (Instant::now(), 0.);
+    while begun.elapsed() < PROBE {
+        matmul_nt(&x, &w, black_box(&mut y), tokens, inputs, outputs, false);
+        done += each;
+    }
+    done / begun.elapsed().as_secs_f64()
+}
+
+/// `about 3:20: 1.2 TFLOP of training, …, at 96 GFLOP/s`: what a run will take.
+pub(super) fn time(work: &Work, speed: f64) -> String {
+    let tera = |operations: f64| format!("{:.3} TFLOP", operations / 1e12);
+    let seconds = seconds(work, speed);
+    format!(
+        "about {}: {} of training, {} of pruning and passes, {} of measuring, at the {:.0} GFLOP/s that this machine gave for {} s",
+        duration(seconds),
+        tera(work.training),
+        tera(work.compressing),
+        tera(work.measuring),
+        speed / 1e9,
+        PROBE.as_secs(),
+    )
+}
+
+/// Seconds that a run will take.
+pub(super) fn seconds(work: &Work, speed: f64) -> f64 {
+    work.total() / speed / PRODUCTS
+}
+
+/// Bytes that this machine has to give, where the system tells (Linux).
+pub(super) fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// What a recipe can do to need less memory, most effective last; `parameters` are those of its model.
+pub(super) fn levers(recipe: &Recipe, parameters: u64) -> Vec<String> {
+    let mut levers = Vec::new();
+    let mut lever = |key: &str, saved: u64| levers.push(format!("{key} (-{})", bytes(saved)));
+    if recipe.distill.as_ref().is_some_and(|distill| distill.storage == Storage::F32) {
+        lever("distill.storage = \"bf16\"", 2 * parameters);
+    }
+    if let Some(train) = &recipe.train {
+        if train.engine.memory != MemoryPlan::Lean {
+            lever("train.memory = \"lean\"", 4 * parameters);
+        }
+        if train.engine.moments == Moments::F32 {
+            lever("train.moments = \"int8\"", 6 * parameters);
+        }
+    }
+    if !recipe.stream {
+        levers.push(
+            "model.stream = true with [blockwise] in the place of [train] (one block in memory)".into(),
+        );
+    }
+    levers
+}
