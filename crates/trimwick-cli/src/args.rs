@@ -335,6 +335,9 @@ pub(crate) struct ReportArgs {
     /// The page [default: report.html in the run's folder, or here for several].
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Write the runs' metrics as event files of TensorBoard in the place of a page; the runs may still be going on.
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub(crate) tensorboard: Option<PathBuf>,
 }
 
 /// `recipes`.
@@ -350,7 +353,11 @@ pub(crate) struct RecipesArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RecipesVerb {
     /// List them.
-    Ls,
+    Ls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Copy one into a file, to change it and run it.
     Cp {
         /// Its name in the list.

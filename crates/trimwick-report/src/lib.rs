@@ -23,12 +23,14 @@ mod png;
 mod run;
 mod shipped;
 mod stats;
+mod tensorboard;
 mod weights;
 mod words;
 
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Result};
+pub use tensorboard::tensorboard;
 
 use run::Run;
 

@@ -53,17 +53,8 @@ impl Run {
         let summary: Summary = serde_json::from_str(&text(&summary)?).map_err(|e| broken(&summary, &e))?;
         let recipe = text(&path.join("recipe.toml"))?;
         let main = ["recovered", "trained"].into_iter().find(|arm| summary.arm(arm).is_some());
-        let mut curves = Vec::new();
-        for file in entries(path) {
-            let Some(rest) = file
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_prefix(METRICS)?.strip_suffix(".jsonl"))
-            else {
-                continue;
-            };
-            let arm = rest.strip_prefix('_').or(main).unwrap_or("trained").to_string();
-            curves.push(Curve { arm, ..curve(&file)? });
-        }
+        let mut curves: Vec<Curve> =
+            curves(path, main.unwrap_or("trained"))?.into_iter().map(|(_, curve)| curve).collect();
         curves.sort_by_key(|curve| (Some(curve.arm.as_str()) != main, curve.arm.clone()));
         let model = path.join("model");
         let weights = match model.is_dir() {
@@ -74,6 +65,21 @@ impl Run {
         let name = absolute.file_name().map_or_else(|| summary.name.clone(), |n| n.to_string_lossy().into());
         Ok(Self { name, summary, curves, recipe, weights, bench: Bench::read(path)? })
     }
+}
+
+/// The metrics files of a run with what they hold, by their names; `main` is the arm of the one without a name.
+pub(crate) fn curves(run: &Path, main: &str) -> Result<Vec<(PathBuf, Curve)>> {
+    let mut found = Vec::new();
+    for file in entries(run) {
+        let name =
+            file.file_name().and_then(|name| name.to_str()?.strip_prefix(METRICS)?.strip_suffix(".jsonl"));
+        if let Some(rest) = name {
+            let arm = rest.strip_prefix('_').unwrap_or(main).to_string();
+            let read = Curve { arm, ..curve(&file)? };
+            found.push((file, read));
+        }
+    }
+    Ok(found)
 }
 
 /// The scheme of each quantized layer: what a budget has chosen, else what the recipe says.

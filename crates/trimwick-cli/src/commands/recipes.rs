@@ -5,13 +5,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::print;
 use crate::args::{RecipesArgs, RecipesVerb};
 use crate::error::{BadInput, DONE, bad_input};
 use crate::progress::line;
 use crate::table::{Side, Table};
-use crate::text::plain;
+use crate::text::{plain, plain_json};
 
 /// Every recipe: its path in the repository's `configs` without `.toml`, and its text.
 const RECIPES: &[(&str, &str)] = &[
@@ -41,7 +42,11 @@ const RECIPES: &[(&str, &str)] = &[
 /// An unknown name; a file that is there already, or cannot be written.
 pub(super) fn recipes(args: &RecipesArgs) -> Result<u8> {
     match &args.verb {
-        RecipesVerb::Ls => print(&list())?,
+        RecipesVerb::Ls { json: false } => print(&list())?,
+        RecipesVerb::Ls { json: true } => {
+            let all = RECIPES.iter().map(|(name, text)| json!({ "name": name, "purpose": purpose(text) }));
+            print(&(plain_json(&all.collect()) + "\n"))?;
+        }
         RecipesVerb::Cp { name, dest, force } => copy(name, dest.as_deref(), *force)?,
         RecipesVerb::Keys => print(&trimwick_recipe::reference())?,
     }

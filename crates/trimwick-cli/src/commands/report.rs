@@ -16,6 +16,9 @@ use crate::text::plain;
 /// # Errors
 /// [`trimwick_report::Error`].
 pub(super) fn report(args: &ReportArgs) -> Result<u8> {
+    if let Some(to) = &args.tensorboard {
+        return events(&args.runs, to);
+    }
     let written = match args.runs.as_slice() {
         [run] => trimwick_report::write(run, &args.out.clone().unwrap_or_else(|| run.join(PAGE)))?,
         runs => {
@@ -25,6 +28,18 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8> {
         }
     };
     written.iter().try_for_each(|path| print(&format!("{}\n", plain(&path.to_string_lossy()))))?;
+    Ok(DONE)
+}
+
+/// The metrics of runs for TensorBoard: a folder for each arm, in one for each run where there are several.
+fn events(runs: &[PathBuf], to: &Path) -> Result<u8> {
+    for run in runs {
+        let name = run.file_name().unwrap_or(run.as_os_str());
+        let folder = if runs.len() == 1 { to.into() } else { to.join(name) };
+        for path in trimwick_report::tensorboard(run, &folder)? {
+            print(&format!("{}\n", plain(&path.to_string_lossy())))?;
+        }
+    }
     Ok(DONE)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{done, ran};
+use crate::support::{done, json, ran};
 
 #[test]
 fn the_list_names_every_recipe_and_what_it_does() {
@@ -13,6 +13,10 @@ fn the_list_names_every_recipe_and_what_it_does() {
     {
         assert!(list.contains(expected), "no {expected:?} in\n{list}");
     }
+    let value = json(dir.path(), &["recipes", "ls", "--json"]);
+    let named =
+        value.as_array().unwrap().iter().filter(|r| list.contains(r["name"].as_str().unwrap())).count();
+    assert_eq!(named, list.lines().count() - 1, "{value}");
     let keys = done(dir.path(), &["recipes", "keys"]);
     assert!(keys.contains("`[prune]`") && keys.contains("`save_every`"), "{keys}");
 }

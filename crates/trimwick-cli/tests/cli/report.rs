@@ -94,6 +94,15 @@ fn a_page_has_what_the_run_has() {
     let share: f64 = before.rsplit_once(" (").unwrap().1.split(' ').next().unwrap().parse().unwrap();
     assert!(share > 0., "{before}");
 
+    // For TensorBoard, whether the run is over or not.
+    fs::remove_file(dir.path().join("again/report.html")).unwrap();
+    let events = done(dir.path(), &["report", "again", "--tensorboard", "tb"]);
+    assert_eq!(events, "tb/main/events.out.tfevents.trimwick\n");
+    let bytes = fs::read(dir.path().join(events.trim())).unwrap();
+    assert!(bytes.windows(10).any(|part| part == b"train/loss") && bytes.len() > 12 * 100);
+    let (code, _, stderr) = ran(dir.path(), &["report", ".", "--tensorboard", "tb"]);
+    assert!(code == 2 && stderr.contains("no metrics here"), "{stderr}");
+
     // What training has spoiled is said at once.
     let worse = ["run", "small.toml", "--out", "worse", "train.lr=1.0", "train.steps=4", "compare.arms=[]"];
     let told = done(dir.path(), &worse);

@@ -38,7 +38,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
             .map(|text| text::windows(text, files, context, args.tokens, args.stride))
             .transpose()?;
         let questions = tasks.iter().map(|task| questions::encode(task, files)).collect::<Result<_>>()?;
-        plans.push(Plan { files, windows, questions });
+        plans.push(Plan { files, windows, stride: args.stride, questions });
     }
     let mut texts = plans.iter().map(|plan| plan.windows.as_ref().map(Windows::ids));
     let first = texts.next();
@@ -61,6 +61,7 @@ fn unused(key: &str, why: &str) -> Error {
 struct Plan<'a> {
     files: &'a ModelFiles,
     windows: Option<Windows>,
+    stride: Option<usize>,
     questions: Vec<Vec<Question>>,
 }
 
@@ -69,6 +70,8 @@ struct Measured<'a> {
     files: &'a ModelFiles,
     /// On the text, and the seconds that took with reading the weights.
     text: Option<(Evaluation, f64)>,
+    /// From one window of the text to the next, where they overlap.
+    stride: Option<usize>,
     /// One for each task.
     scores: Vec<TaskScore>,
 }
@@ -101,7 +104,7 @@ impl<'a> Plan<'a> {
             };
             scores.push(measure(task, questions, &mut *engine.scorer(), &mut progress)?);
         }
-        Ok(Measured { files: self.files, text, scores })
+        Ok(Measured { files: self.files, text, stride: self.stride, scores })
     }
 
     /// Positions that the model needs room for. A window's last token is only a target, so that a window may have one

@@ -34,6 +34,7 @@ fn to_json(measured: &Measured<'_>, tasks: &[Task]) -> Value {
         value["loss"] = json!(found.loss);
         value["perplexity"] = json!(found.perplexity);
         value["context"] = json!(found.context);
+        value["stride"] = json!(measured.stride);
         value["tokens"] = json!(found.tokens);
         value["scored"] = json!(found.scored);
         value["window_losses"] = json!(found.window_losses);
@@ -84,16 +85,22 @@ fn model_line(label: &str, measured: &Measured<'_>) -> String {
     format!("{label:<12}{} ({parameters} parameters)\n", plain(&files.origin))
 }
 
+/// `512`, or `512, stride 64`.
+fn windows_of(context: usize, stride: Option<usize>) -> String {
+    stride.map_or_else(|| context.to_string(), |stride| format!("{context}, stride {stride}"))
+}
+
 fn one(measured: &Measured<'_>, tasks: &[Task]) -> String {
     let mut out = model_line("model", measured);
     if let Some((found, seconds)) = &measured.text {
         let Evaluation { loss, perplexity: ppl, context, tokens, scored, window_losses } = found;
         out += &format!(
             "loss        {loss:.5} nats per token\n\
-             perplexity  {} @ {context}\n\
+             perplexity  {} @ {}\n\
              tokens      {} scored of {} in {} windows\n\
              speed       {}\n",
             perplexity(*ppl),
+            windows_of(*context, measured.stride),
             count(*scored as u64),
             count(*tokens as u64),
             count(window_losses.len() as u64),
@@ -135,7 +142,7 @@ fn two(first: &Measured<'_>, second: &Measured<'_>, tasks: &[Task]) -> String {
         let test = paired_mean(&a.window_losses, &b.window_losses);
         let windows = format!("{} windows", count(a.window_losses.len() as u64));
         table.row([
-            format!("perplexity @ {}", a.context),
+            format!("perplexity @ {}", windows_of(a.context, first.stride)),
             perplexity(a.perplexity),
             perplexity(b.perplexity),
             format!("{:+.3}", a.perplexity - b.perplexity),
