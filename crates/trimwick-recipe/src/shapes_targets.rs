@@ -38,7 +38,7 @@ impl Check<'_> {
         let layers = || self.layers.iter().zip(quant).filter(|(layer, _)| layer.kind.computing().is_some());
         let parent =
             |path: &str| path.rsplit_once('.').map_or(String::new(), |(parent, _)| parent.to_string());
-        let budgeted = layers().filter(|(_, rule)| rule.as_ref().is_some_and(QuantizeRule::budgeted)).last();
+        let budgeted = layers().rfind(|(_, rule)| rule.as_ref().is_some_and(QuantizeRule::budgeted));
         let last = budgeted.map(|(layer, _)| parent(&layer.path));
         let plan = |candidate: usize, alone: bool| -> Vec<Planned<'_>> {
             let planned = layers().map(|(layer, rule)| {
