@@ -30,6 +30,27 @@ impl Signals {
         Ok(signals)
     }
 
+    /// The same for a run on a screen of its own: `restore` gives the terminal back before the second signal ends the process.
+    ///
+    /// # Errors
+    /// The operating system's refusal.
+    pub(crate) fn watch_on_screen(restore: fn()) -> std::io::Result<Self> {
+        let signals = Self { stop: Arc::default(), caught: Arc::default() };
+        let (stop, caught) = (Arc::clone(&signals.stop), Arc::clone(&signals.caught));
+        let mut coming = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            for signal in coming.forever() {
+                if stop.load(Ordering::Relaxed) {
+                    restore();
+                    std::process::exit(exit_code(signal).into());
+                }
+                caught.store(signal as usize, Ordering::Relaxed);
+                stop.store(true, Ordering::Relaxed);
+            }
+        })?;
+        Ok(signals)
+    }
+
     /// Set once a signal has come.
     pub(crate) fn stop(&self) -> &AtomicBool {
         &self.stop

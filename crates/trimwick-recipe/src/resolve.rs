@@ -9,6 +9,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::checked::export::{ExportDtype, ExportTarget};
+use crate::checked::quantize_spec::QuantizeSpec;
 use crate::raw::Key;
 use crate::recipe::Recipe;
 
@@ -24,14 +25,15 @@ impl Recipe {
     }
 
     /// The SHA-256 of [`Recipe::resolve`] without the keys `name` and `out`, and without the formats that the finished model
-    /// is packed into (`export.targets` and `export.dense`), as 64 hexadecimal digits. Whether one of the formats makes layers
-    /// that runtimes fuse share a scale before training is kept.
+    /// is packed into (`export.targets` and `export.dense`), as 64 hexadecimal digits. Of a grid with a scale of the whole
+    /// tensor (NVFP4) it is kept whether one of the formats makes layers that runtimes fuse share that scale before training.
     ///
     /// Equal for recipes that ask for the same computation, wherever its results are put: a finished run takes another
     /// format without being trained again.
     pub fn fingerprint(&self) -> String {
         let mut same = self.clone();
-        let fused = self.export.targets.iter().any(|target| target.needs_quantizers());
+        let shares = self.quantize.as_ref().is_some_and(QuantizeSpec::has_global);
+        let fused = shares && self.export.targets.iter().any(|target| target.needs_quantizers());
         same.export.targets = if fused { vec![ExportTarget::CompressedTensors] } else { Vec::new() };
         same.export.dense = ExportDtype::BF16;
         let mut out = Writer::default();

@@ -31,7 +31,8 @@ pub struct Evaluation {
     pub tokens: usize,
     /// Tokens scored: all but the first of each window; of conversations those that are trained.
     pub scored: usize,
-    /// Mean loss of each window, in order.
+    /// The loss of each window, in order, weighted by its share of the scored tokens, so that their mean is the loss: where
+    /// all windows score as many tokens, the mean of the window's tokens.
     pub window_losses: Vec<f64>,
 }
 
@@ -127,19 +128,20 @@ pub(crate) struct Tally {
     sum: f64,
     tokens: usize,
     scored: usize,
-    window_losses: Vec<f64>,
+    /// Mean loss and scored tokens of each window.
+    windows: Vec<(f64, usize)>,
 }
 
 impl Tally {
     /// Takes the next window: its tokens, how many of them were scored, and their mean loss.
     pub(crate) fn add(&mut self, tokens: usize, scored: usize, mean: f64) -> Result<()> {
         if !mean.is_finite() {
-            return Err(Error::Broken { window: self.window_losses.len(), value: mean });
+            return Err(Error::Broken { window: self.windows.len(), value: mean });
         }
         self.sum += mean * scored as f64;
         self.tokens += tokens;
         self.scored += scored;
-        self.window_losses.push(mean);
+        self.windows.push((mean, scored));
         Ok(())
     }
 
@@ -150,7 +152,10 @@ impl Tally {
 
     pub(crate) fn evaluation(self, context: usize) -> Evaluation {
         let loss = self.mean();
-        let Self { tokens, scored, window_losses, .. } = self;
+        let Self { tokens, scored, windows, .. } = self;
+        // As many as a window scores on average.
+        let even = scored as f64 / windows.len() as f64;
+        let window_losses = windows.iter().map(|(mean, scored)| mean * (*scored as f64 / even)).collect();
         Evaluation { loss, perplexity: loss.exp(), context, tokens, scored, window_losses }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8> {
         let config = &survey.config;
         probe::speed(recipe.data.context.min(512), config.hidden_size, config.intermediate_size)
     });
-    let plan = Plan::new(&recipe, survey.as_ref(), speed);
+    let plan = Plan::new(&recipe, survey.as_ref(), args.time, speed);
     print(&if args.json { plain_json(&plan.json()) + "\n" } else { plan.text() })?;
     Ok(DONE)
 }
@@ -48,14 +48,16 @@ struct Plan<'a> {
     /// Weights of the layers that are pruned, and how many of them become zero.
     pruned: u64,
     zeros: u64,
-    /// Operations in a second that this machine does, where it was asked.
+    /// Whether the time was asked for.
+    timed: bool,
+    /// Operations in a second that this machine does, where it was asked and the model is known.
     speed: Option<f64>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(recipe: &'a Recipe, survey: Option<&'a Survey>, speed: Option<f64>) -> Self {
+    fn new(recipe: &'a Recipe, survey: Option<&'a Survey>, timed: bool, speed: Option<f64>) -> Self {
         let parameters = survey.map_or(0, |s| s.config.num_parameters());
-        let mut plan = Self { recipe, survey, parameters, pruned: 0, zeros: 0, speed };
+        let mut plan = Self { recipe, survey, parameters, pruned: 0, zeros: 0, timed, speed };
         for rule in plan.survey.iter().flat_map(|s| &s.rules.layers) {
             if let PruneRule::Pruned { pattern, .. } = &rule.prune {
                 let weights = rule.weights();
@@ -213,6 +215,9 @@ impl<'a> Plan<'a> {
         }
         let needed = self.streamed().map_or_else(|| self.memory(), |plan| plan.peak);
         lines.extend(self.short(needed).map(|text| ("", text)));
+        if self.survey.is_none() && self.timed {
+            lines.push(("time", "not known before the model is on this machine".into()));
+        }
         if let (Some(work), Some(speed)) = (self.work(), self.speed) {
             lines.push(("time", probe::time(&work, speed)));
         }

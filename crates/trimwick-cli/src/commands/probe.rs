@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use trimwick_kernels::matmul_nt;
 use trimwick_recipe::run::Work;
 use trimwick_recipe::{Recipe, Storage};
-use trimwick_train::{MemoryPlan, Moments};
+use trimwick_train::{MemoryPlan, Moments, NonFinite};
 
 use crate::text::{bytes, duration};
 
@@ -64,18 +64,21 @@ pub(super) fn levers(recipe: &Recipe, parameters: u64) -> Vec<String> {
     if recipe.distill.as_ref().is_some_and(|distill| distill.storage == Storage::F32) {
         lever("distill.storage = \"bf16\"", 2 * parameters);
     }
-    if let Some(train) = &recipe.train {
-        if train.engine.memory != MemoryPlan::Lean {
+    // Adapters have few gradients and moments.
+    if let Some(train) = recipe.train.as_ref().filter(|_| recipe.lora.is_none()) {
+        let refused = train.accumulate > 1 || train.engine.guards.non_finite == NonFinite::Skip;
+        if train.engine.memory != MemoryPlan::Lean && !refused {
             lever("train.memory = \"lean\"", 4 * parameters);
         }
         if train.engine.moments == Moments::F32 {
             lever("train.moments = \"int8\"", 6 * parameters);
         }
     }
-    if !recipe.stream {
-        levers.push(
-            "model.stream = true with [blockwise] in the place of [train] (one block in memory)".into(),
-        );
-    }
+    levers.push(match recipe.stream {
+        true => "a shorter data.context, fewer calibration.windows, a smaller blockwise.spill_mib".into(),
+        false => {
+            "model.stream = true with [blockwise] in the place of [train] (one block in memory)".to_string()
+        }
+    });
     levers
 }

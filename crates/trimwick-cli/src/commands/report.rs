@@ -1,5 +1,6 @@
 //! `trimwick report`: finished runs as a page.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use trimwick_report::PAGE;
 
 use super::print;
 use crate::args::ReportArgs;
-use crate::error::DONE;
+use crate::error::{DONE, bad_input};
 use crate::progress::line;
 use crate::text::plain;
 
@@ -33,9 +34,17 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8> {
 
 /// The metrics of runs for TensorBoard: a folder for each arm, in one for each run where there are several.
 fn events(runs: &[PathBuf], to: &Path) -> Result<u8> {
+    let mut names: Vec<OsString> = Vec::new();
     for run in runs {
-        let name = run.file_name().unwrap_or(run.as_os_str());
-        let folder = if runs.len() == 1 { to.into() } else { to.join(name) };
+        // `.` and `..` have names too.
+        let whole = run.canonicalize().unwrap_or_else(|_| run.clone());
+        let name = whole.file_name().unwrap_or_default().to_os_string();
+        if names.contains(&name) {
+            let found = format!("two that are called {}", name.display());
+            return Err(bad_input("--tensorboard", "runs of different names", found));
+        }
+        let folder = if runs.len() == 1 { to.into() } else { to.join(&name) };
+        names.push(name);
         for path in trimwick_report::tensorboard(run, &folder)? {
             print(&format!("{}\n", plain(&path.to_string_lossy())))?;
         }

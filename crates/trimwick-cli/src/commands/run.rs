@@ -14,7 +14,7 @@ use super::survey::survey;
 use crate::args::RunArgs;
 use crate::error::{DONE, bad_input};
 use crate::model::Hub;
-use crate::progress::{Dashboard, Lines, RunProgress, Show, line};
+use crate::progress::{Dashboard, Lines, RunProgress, Show, line, restore};
 use crate::signals::Signals;
 use crate::table::{Side, Table};
 use crate::text::{bytes, count, duration, percent, perplexity, plain};
@@ -31,7 +31,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     if let Some(out) = &args.out {
         recipe.out = out.clone();
     }
-    let signals = Signals::watch()?;
+    let signals = if args.dashboard { Signals::watch_on_screen(restore)? } else { Signals::watch()? };
     // Whatever the configuration can tell is told before the run's folder exists.
     check_place(&recipe.out, &recipe)?;
     survey(&recipe, Hub::Fetch)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 use trimwick_export::Verified;
-use trimwick_recipe::run::{RunMeasure, measure_file};
+use trimwick_recipe::run::{RunError, RunMeasure, measure_file};
 use trimwick_train::Evaluation;
 
 use super::print;
@@ -23,15 +23,18 @@ use crate::text::{bytes, count, percent, perplexity, plain, plain_json, speed};
 pub(super) fn verify(args: &VerifyArgs) -> Result<u8> {
     let found = trimwick_export::verify(&args.path, args.against.as_deref())?;
     found.notes.iter().for_each(|note| line(note));
+    if !args.json {
+        print(&text(args, &found))?;
+    }
     let measured = match args.against.as_deref() {
-        Some(run) if run.join("summary.json").is_file() => Some(measure(&args.path, run)?),
+        Some(run) if run.join("summary.json").is_file() => measure(&args.path, run)?,
         _ => None,
     };
-    let text = match args.json {
-        true => plain_json(&to_json(args, &found, measured.as_ref())) + "\n",
-        false => text(args, &found, measured.as_ref()),
-    };
-    print(&text)?;
+    match (args.json, &measured) {
+        (true, _) => print(&(plain_json(&to_json(args, &found, measured.as_ref())) + "\n"))?,
+        (false, Some(measured)) => print(&perplexities(measured))?,
+        (false, None) => {}
+    }
     Ok(DONE)
 }
 
@@ -41,8 +44,15 @@ struct Measured {
     found: Evaluation,
 }
 
-fn measure(path: &Path, run: &Path) -> Result<Measured> {
-    let run = RunMeasure::of(run, path)?;
+/// Nothing where the run's recipe or its text is not here: the values have been compared by then.
+fn measure(path: &Path, run: &Path) -> Result<Option<Measured>> {
+    let run = match RunMeasure::of(run, path) {
+        Err(RunError::Recipe(faults)) => {
+            line(&format!("note: the perplexity is not compared: {faults}"));
+            return Ok(None);
+        }
+        run => run?,
+    };
     let mut meter = Meter::new("measuring");
     let mut progress = |done: usize, total: usize, loss: f64| {
         let seconds = meter.seconds();
@@ -54,11 +64,11 @@ fn measure(path: &Path, run: &Path) -> Result<Measured> {
     // Nothing stops it, so that there is one.
     let found = found.ok_or_else(|| anyhow::anyhow!("measuring was stopped"))?;
     run.compare(path, &found)?;
-    Ok(Measured { run, found })
+    Ok(Some(Measured { run, found }))
 }
 
-/// A line, and one more where a perplexity was computed.
-fn text(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> String {
+/// One line.
+fn text(args: &VerifyArgs, found: &Verified) -> String {
     let sparse = match found.sparse {
         0 => String::new(),
         n => format!(", {n} of them 2:4 in all of {} groups", count(found.groups)),
@@ -71,7 +81,7 @@ fn text(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> Str
         ),
         None => "every value read and finite; compared with nothing (--against)".into(),
     };
-    let mut out = format!(
+    format!(
         "{}: {} tensors, {} packed{sparse}; {} parameters, {} zeros; {}, {:.3} bits per parameter; {compared}\n",
         plain(&args.path.to_string_lossy()),
         found.tensors,
@@ -80,21 +90,22 @@ fn text(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> Str
         percent(found.zeros, found.parameters),
         bytes(found.bytes),
         found.bits(),
-    );
-    if let Some(Measured { run, found }) = measured {
-        let beside = match run.activations {
-            false => "the same",
-            true => "with inputs, keys and values on their grid, which are in full here",
-        };
-        out += &format!(
-            "perplexity {} @{} from the file over {} tokens; the run's {}: {beside}\n",
-            perplexity(found.perplexity),
-            found.context,
-            count(found.scored as u64),
-            perplexity(run.arm.perplexity),
-        );
-    }
-    out
+    )
+}
+
+/// One line more, where a perplexity was computed.
+fn perplexities(Measured { run, found }: &Measured) -> String {
+    let beside = match run.activations {
+        false => "the same",
+        true => "with inputs, keys and values on their grid, which are in full here",
+    };
+    format!(
+        "perplexity {} @{} from the file over {} tokens; the run's {}: {beside}\n",
+        perplexity(found.perplexity),
+        found.context,
+        count(found.scored as u64),
+        perplexity(run.arm.perplexity),
+    )
 }
 
 fn to_json(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> Value {

@@ -7,7 +7,7 @@ mod pace;
 mod run;
 mod show;
 
-pub(crate) use dashboard::{Dashboard, Keys};
+pub(crate) use dashboard::{Dashboard, Keys, restore};
 pub(crate) use meter::Meter;
 pub(crate) use run::RunProgress;
 pub(crate) use show::{Lines, Show};

@@ -69,6 +69,15 @@ fn a_finished_run_takes_another_format_without_training_again() {
         value
     });
     assert!(fs::read_to_string(at("recipe.toml")).unwrap().contains("targets = [\"gguf\"]"));
+    // In another type it is measured anew.
+    let export = || summary(&at(""))["exports"][0].clone();
+    let in_bf16 = export();
+    let args = ["run", "r.toml", "--out", "run", "export.targets=[\"gguf\"]", "export.dense=f16"];
+    done(dir.path(), &args);
+    let in_f16 = export();
+    assert_eq!((&in_bf16["dense"], &in_f16["dense"]), (&"bf16".into(), &"f16".into()));
+    assert_eq!(in_bf16["bytes"], in_f16["bytes"]);
+    assert_ne!(in_bf16["loss"], in_f16["loss"]);
     // What changes the numbers is another run still.
     let (code, _, stderr) = ran(dir.path(), &["run", "r.toml", "--out", "run", "train.lr=1e-2"]);
     assert!(code == 2 && stderr.contains("train.lr differ"), "{stderr}");

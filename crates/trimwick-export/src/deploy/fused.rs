@@ -22,8 +22,11 @@ pub(crate) fn check(target: Target, quantized: &[(&Subject, f32)], all: &[&Subje
             };
             let nearest = "gguf, sparse24 and hf hold it; or give fused layers one scheme";
             if (other.weight, other.input) != (subject.weight, subject.input) {
-                let problem =
-                    format!("runtimes fuse it with {path}, which has another scheme ({})", other.scheme());
+                let theirs = match (other.weight, other.input) {
+                    (None, None) => "is not quantized".to_string(),
+                    _ => format!("has another scheme ({})", other.scheme()),
+                };
+                let problem = format!("runtimes fuse it with {path}, which {theirs}");
                 return Err(refused(target, subject, (problem, nearest)));
             }
             let theirs = quantized.iter().find(|(s, _)| s.path == path).map(|(_, global)| global);

@@ -56,6 +56,17 @@ impl QuantizeSpec {
         base.chain(more).collect()
     }
 
+    /// Whether a scale of the whole tensor stands behind those of the blocks in any scheme that a layer may get.
+    pub(crate) fn has_global(&self) -> bool {
+        let ruled = self.scheme.iter().chain(self.rules.iter().map(|rule| &rule.scheme));
+        let candidates = self.budget.iter().flat_map(|budget| &budget.candidates);
+        let mut schemes = ruled.chain(candidates).filter_map(|wanted| wanted.scheme);
+        schemes.any(|scheme| {
+            let (weight, input) = (scheme.weight, scheme.input.map(|input| input.spec));
+            weight.iter().chain(&input).any(|spec| spec.has_global())
+        })
+    }
+
     /// The same with the schemes that a budget's choice gave, by layer path.
     pub(crate) fn with_choice(&self, chosen: &BTreeMap<String, Scheme>) -> Self {
         let rule = |(path, scheme): (&String, &Scheme)| {

@@ -72,6 +72,7 @@ impl Run<'_, '_> {
         let found = Export {
             target: name.into(),
             path,
+            dense: self.recipe.export.dense.name().into(),
             bytes: verified.bytes,
             bits_per_parameter: verified.bits(),
             compared: verified.compared,
@@ -95,7 +96,8 @@ impl Run<'_, '_> {
         let exported = self.arms.iter().find(|arm| arm.name == "exported");
         // The arm has its inputs, keys and values on their grid; in a file that says nothing of them they are not.
         if let Some(arm) = exported.filter(|_| !grids) {
-            compare(out, arm.loss, &evaluation)?;
+            let export = &self.recipe.export;
+            compare(out, arm.loss, &evaluation, export.dense == export.dtype)?;
         }
         let export = Export { loss: evaluation.loss, perplexity: evaluation.perplexity, ..found };
         self.folder.finish(&record, &export)?;

@@ -130,7 +130,7 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
     };
     let (arms, blocks) = (run.arms, run.blocks);
     let summary = finish::summarize(recipe, &folder, &origin.name, arms, blocks, finished);
-    let path = folder.at("summary.json");
+    let path = folder.at(proof::SUMMARY);
     let text = serde_json::to_vec_pretty(&summary)
         .map_err(|source| RunError::Record { path: path.clone(), source })?;
     atomic_write(&path, &text)?;

@@ -42,7 +42,7 @@ pub struct Arm {
     pub eval_tokens: usize,
     /// Tokens that the arm was trained on in this run.
     pub train_tokens: u64,
-    /// Mean loss of each window, in order.
+    /// The loss of each window, in order, weighted by its share of the scored tokens: their mean is the loss.
     #[serde(default)]
     pub window_losses: Vec<f64>,
 }

@@ -320,3 +320,26 @@ fn the_reference_names_every_section() {
     }
     assert!(text.contains("| `lr` | a number above 0 up to 1 | required, as `1e-4` |"), "{text}");
 }
+
+#[test]
+fn formats_are_no_part_of_a_run_but_where_they_change_what_is_trained() {
+    let fingerprint = |scheme: &str, targets: &str, more: &[&str]| {
+        let quantize = format!("quantize.scheme={scheme}");
+        let targets = format!("export.targets={targets}");
+        let all = [&[quantize.as_str(), targets.as_str()], more].concat();
+        let all: Vec<String> = all.iter().map(|text| text.to_string()).collect();
+        Recipe::parse(SHORT, "r.toml", &all).unwrap().fingerprint()
+    };
+    let none = fingerprint("int4-g64", "[]", &[]);
+    for targets in ["[\"gguf\"]", "[\"compressed-tensors\"]", "[\"gguf\", \"modelopt\"]"] {
+        assert_eq!(fingerprint("int4-g64", targets, &[]), none, "{targets}");
+        assert_eq!(fingerprint("int4-g64", targets, &["export.dense=f32"]), none, "{targets}");
+    }
+    assert_ne!(fingerprint("int4-g64", "[]", &["seed=7"]), none);
+    // Layers that these formats fuse share NVFP4's scale of the tensor from the start.
+    let none = fingerprint("nvfp4-weight", "[]", &[]);
+    assert_eq!(fingerprint("nvfp4-weight", "[\"gguf\"]", &[]), none);
+    let shared = fingerprint("nvfp4-weight", "[\"compressed-tensors\"]", &[]);
+    assert_ne!(shared, none);
+    assert_eq!(fingerprint("nvfp4-weight", "[\"modelopt\", \"gguf\"]", &[]), shared);
+}

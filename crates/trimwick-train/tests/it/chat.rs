@@ -64,6 +64,9 @@ fn what_is_measured_of_conversations_are_their_answers() -> Result<()> {
     let found = evaluate(&model, &Device::Cpu, &windows, EvaluateOptions::default(), &mut quiet)?;
     assert_eq!((found.scored, found.tokens), (answers, windows.len() * 16));
     assert!((found.loss - sum / answers as f64).abs() < 1e-12, "{}", found.loss);
+    // Windows count by their answers.
+    let mean = found.window_losses.iter().sum::<f64>() / found.window_losses.len() as f64;
+    assert!((mean - found.loss).abs() < 1e-12, "{mean} {}", found.loss);
     let of = |window: &[u32]| losses(&window[..15], &window[1..]);
     let by_token = evaluate_losses(&windows, of, &mut quiet, &|| false)?.unwrap();
     assert!((by_token.loss - found.loss).abs() < 1e-12);

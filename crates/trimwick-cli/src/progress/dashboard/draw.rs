@@ -87,6 +87,7 @@ fn curves(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let tokens = [0., most / 2., most].map(|tokens| count(tokens as u64));
     let chart = Chart::new(drawn)
         .block(block)
+        .hidden_legend_constraints((Constraint::Ratio(1, 2), Constraint::Ratio(1, 2)))
         .x_axis(Axis::default().bounds([0., most]).labels(tokens))
         .y_axis(Axis::default().bounds([low, high]).labels(labels));
     frame.render_widget(chart, area);

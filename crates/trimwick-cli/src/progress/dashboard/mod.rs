@@ -1,8 +1,9 @@
 //! `run --dashboard`: the run on a screen of its own, and keys that pause it, save it and stop it.
 //!
 //! A thread draws what the run has told so far and reads the keys, so that the screen lives while a step takes its time. The
-//! run itself looks at the keys whenever it tells something: between steps, windows and blocks. When the screen goes, every
-//! line that was said stands on standard error as it would without.
+//! run itself looks at the keys whenever it tells something: between steps, windows and blocks. It never waits for the terminal.
+//! When the screen goes, every line that was said stands on standard error as it would without; a process that is ended at once
+//! (a second Ctrl-C) says no more.
 
 mod draw;
 mod state;
@@ -11,7 +12,7 @@ use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -30,6 +31,10 @@ use super::line;
 use super::show::Show;
 use crate::text::plain;
 
+/// How long the end of a run waits for a terminal that takes nothing any more.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Set when the terminal was given back: whatever is drawn later would stand among the lines.
+static GONE: AtomicBool = AtomicBool::new(true);
 /// Between two drawings.
 const FRAME: Duration = Duration::from_millis(200);
 
@@ -91,10 +96,13 @@ impl Dashboard {
 impl Drop for Dashboard {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Relaxed);
-        if let Some(drawing) = self.drawing.take() {
-            // A thread that panicked has given the terminal back on its way.
-            let _ = drawing.join();
+        let begun = Instant::now();
+        while self.drawing.as_ref().is_some_and(|drawing| !drawing.is_finished())
+            && begun.elapsed() < PATIENCE
+        {
+            thread::sleep(FRAME / 10);
         }
+        restore();
         self.shared.state().said.iter().for_each(|text| line(text));
     }
 }
@@ -144,8 +152,9 @@ impl Show for Dashboard {
 /// Draws until the run is over.
 fn follow(mut screen: Screen, shared: &Shared) {
     while !shared.over.load(Ordering::Relaxed) {
-        {
-            let state = shared.state();
+        // The run takes the state for all it tells, and must not wait for a terminal.
+        let state = shared.state().clone();
+        if !GONE.load(Ordering::Relaxed) {
             // A terminal that cannot be drawn on any more has lost its watcher, and the run has not.
             let _ = screen.terminal.draw(|frame| draw::draw(frame, &state, memory()));
         }
@@ -173,7 +182,11 @@ fn press(event: &Event, shared: &Shared) {
             let mut state = shared.state();
             state.paused = !state.paused;
         }
-        KeyCode::Char('c') => shared.state().wants_save = true,
+        KeyCode::Char('c') => {
+            let mut state = shared.state();
+            state.wants_save = true;
+            state.said.push("a checkpoint comes after the next step of training".into());
+        }
         _ => {}
     }
 }
@@ -199,6 +212,7 @@ impl Screen {
             before(info);
         }));
         enable_raw_mode()?;
+        GONE.store(false, Ordering::Relaxed);
         let opened = execute!(io::stderr(), EnterAlternateScreen, Hide)
             .and_then(|()| Terminal::new(CrosstermBackend::new(io::stderr())));
         match opened {
@@ -217,8 +231,11 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back.
-fn restore() {
+/// Gives the terminal back, once.
+pub(crate) fn restore() {
+    if GONE.swap(true, Ordering::Relaxed) {
+        return;
+    }
     // With the terminal gone there is nothing to give back.
     let _ = disable_raw_mode();
     let _ = execute!(io::stderr(), LeaveAlternateScreen, ShowCursor);

@@ -12,7 +12,7 @@ const POINTS: usize = 2048;
 const PACES: usize = 120;
 
 /// A run, as far as it is shown.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct State {
     pub(super) name: String,
     pub(super) begun: Instant,
@@ -34,7 +34,7 @@ pub(super) struct State {
 }
 
 /// An arm that trains, or has trained.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Curve {
     pub(super) arm: String,
     /// Tokens seen and smoothed loss.
@@ -44,7 +44,7 @@ pub(super) struct Curve {
 }
 
 /// A line of the table of arms.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) name: String,
     pub(super) loss: f64,
