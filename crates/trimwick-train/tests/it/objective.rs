@@ -179,12 +179,18 @@ fn the_loss_is_the_mean_over_tokens_and_not_over_windows() {
     let data = windows(22, 16);
     let options = EvaluateOptions { limit: None, partial: true };
     let got = evaluate(&model, &Device::Cpu, &data, options, &mut quiet).unwrap();
-    let parts = &got.window_losses;
-    let want = (parts[0] * 15. + parts[1] * 5.) / 20.;
+    let direct = [data.window(0).unwrap(), data.rest()].map(|window| {
+        let batch = Batch::new(&[window], &Device::Cpu).unwrap();
+        loss(&model, &batch, None).unwrap().cross_entropy
+    });
+    let want = (direct[0] * 15. + direct[1] * 5.) / 20.;
     assert!((got.loss - want).abs() < 1e-12);
-    let batch = Batch::new(&[data.window(0).unwrap()], &Device::Cpu).unwrap();
-    let direct = loss(&model, &batch, None).unwrap().cross_entropy;
-    assert!((parts[0] - direct).abs() < 1e-12);
+    // Windows count by their tokens, 10 on average: the mean of what they give is the loss.
+    let parts = &got.window_losses;
+    for (part, expected) in parts.iter().zip([direct[0] * 1.5, direct[1] * 0.5]) {
+        assert!((part - expected).abs() < 1e-12, "{part} {expected}");
+    }
+    assert!((parts.iter().sum::<f64>() / 2. - got.loss).abs() < 1e-12);
 }
 
 #[test]
