@@ -60,7 +60,7 @@ fn stage(frame: &mut Frame<'_>, area: Rect, state: &State) {
 }
 
 fn curves(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let block = Block::bordered().title(" loss by tokens ");
+    let block = Block::bordered().title(" cross-entropy by tokens ");
     let named: Vec<(String, String)> =
         state.curves.iter().map(|curve| (curve.arm.clone(), format!("{}, held out", curve.arm))).collect();
     let mut drawn = Vec::new();

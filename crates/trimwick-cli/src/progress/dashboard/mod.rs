@@ -355,7 +355,7 @@ mod tests {
             "quickstart",
             "recovered: training · 24 of 48 · loss 4.4123",
             "left",
-            "loss by tokens",
+            "cross-entropy by tokens",
             "recovered, held out",
             "measured @ 256",
             "dense",

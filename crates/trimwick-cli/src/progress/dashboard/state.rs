@@ -8,6 +8,8 @@ use trimwick_train::{Evaluation, StepReport};
 
 /// Points of a curve: a terminal cannot show more, and half of them go when there are as many.
 const POINTS: usize = 2048;
+/// The weight of a step in the running mean.
+const CALM: f64 = 0.1;
 /// Steps whose pace is shown.
 const PACES: usize = 120;
 
@@ -37,7 +39,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Curve {
     pub(super) arm: String,
-    /// Tokens seen and smoothed loss.
+    /// Tokens seen and the running mean of the cross-entropy.
     pub(super) losses: Vec<(f64, f64)>,
     /// Tokens seen and loss on the held-out text.
     pub(super) held_out: Vec<(f64, f64)>,
@@ -85,9 +87,12 @@ impl State {
     }
 
     pub(super) fn step(&mut self, arm: &str, report: &StepReport) {
-        let point = (report.record.tokens as f64, report.smoothed);
-        let losses = &mut self.curve(arm).losses;
-        losses.push(point);
+        let curve = self.curve(arm);
+        // The loss that is minimized may be mixed with a divergence; this one compares with the held-out text.
+        let now = report.record.cross_entropy;
+        let mean = curve.losses.last().map_or(now, |(_, before)| before + CALM * (now - before));
+        let losses = &mut curve.losses;
+        losses.push((report.record.tokens as f64, mean));
         if losses.len() >= POINTS {
             let mut odd = false;
             losses.retain(|_| {
