@@ -9,6 +9,7 @@ mod args;
 mod commands;
 mod environment;
 mod error;
+mod memory;
 mod model;
 mod progress;
 mod signals;

@@ -8,6 +8,7 @@ use trimwick_recipe::run::Work;
 use trimwick_recipe::{Recipe, Storage};
 use trimwick_train::{MemoryPlan, Moments, NonFinite};
 
+use crate::memory::bytes_of;
 use crate::text::{bytes, duration};
 
 /// How long the probe runs.
@@ -52,9 +53,7 @@ pub(super) fn seconds(work: &Work, speed: f64) -> f64 {
 
 /// Bytes that this machine has to give, where the system tells (Linux).
 pub(super) fn available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+    bytes_of("/proc/meminfo", "MemAvailable:")
 }
 
 /// What a recipe can do to need less memory, most effective last; `parameters` are those of its model.

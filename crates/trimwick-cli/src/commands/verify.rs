@@ -12,7 +12,7 @@ use super::print;
 use crate::args::VerifyArgs;
 use crate::error::DONE;
 use crate::progress::{Meter, line};
-use crate::text::{bytes, count, percent, perplexity, plain, plain_json, speed};
+use crate::text::{bytes, count, percent, perplexity, plain, plain_json};
 
 /// Decodes every tensor of an export and compares it with another model; computes the perplexity from the file, and
 /// compares that with what a run found.
@@ -54,12 +54,8 @@ fn measure(path: &Path, run: &Path) -> Result<Option<Measured>> {
         run => run?,
     };
     let mut meter = Meter::new("measuring");
-    let mut progress = |done: usize, total: usize, loss: f64| {
-        let seconds = meter.seconds();
-        let facts = format!("loss {loss:.4}, {}", speed((done * run.windows.context()) as f64, seconds));
-        let left = seconds / done as f64 * (total - done) as f64;
-        meter.at(done as u64, total as u64, &facts, Some(left));
-    };
+    let context = run.windows.context();
+    let mut progress = |done: usize, total: usize, loss: f64| meter.windows(done, total, context, loss);
     let found = measure_file(path, &run.windows, &mut progress, &|| false)?;
     // Nothing stops it, so that there is one.
     let found = found.ok_or_else(|| anyhow::anyhow!("measuring was stopped"))?;

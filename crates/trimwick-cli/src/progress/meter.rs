@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{has_bars, line};
-use crate::text::duration;
+use crate::text::{duration, speed};
 
 /// Between two lines at the start of a task, when one wants to see that it works …
 const OFTEN: Duration = Duration::from_secs(10);
@@ -70,6 +70,14 @@ impl Meter {
             }
             None => {}
         }
+    }
+
+    /// `done` of `total` windows of `context` tokens are measured, with this loss so far.
+    pub(crate) fn windows(&mut self, done: usize, total: usize, context: usize, loss: f64) {
+        let seconds = self.seconds();
+        let facts = format!("loss {loss:.4}, {}", speed((done * context) as f64, seconds));
+        let left = seconds / done as f64 * (total - done) as f64;
+        self.at(done as u64, total as u64, &facts, Some(left));
     }
 
     /// A line above the bar.

@@ -94,6 +94,8 @@ fn windows(
             let render = |turns: &[Turn]| chat::tokens(&template, tokenizer, turns, answers);
             let options = ChatOptions { context, pad: of_model.pad, vocab, answers };
             let (windows, counts) = source.windows(&render, &options)?;
+            // Conversations are read as a whole.
+            let windows = limit.map_or_else(|| windows.clone(), |limit| windows.limit(limit));
             Ok((windows, Some(counts)))
         }
     }
@@ -103,8 +105,6 @@ fn windows(
 pub(crate) fn held_out(recipe: &Recipe, with: With<'_>) -> Result<Windows> {
     let limit = recipe.data.eval_tokens.map(|n| n as usize);
     let (windows, _) = windows(recipe, &recipe.data.eval, EVAL, with, limit)?;
-    // Conversations are read as a whole.
-    let windows = limit.map_or_else(|| windows.clone(), |limit| windows.limit(limit));
     at_least(1, &windows, EVAL)?;
     Ok(windows)
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use trimwick_kernels::packed::Crew;
 
+use crate::memory::bytes_of;
+
 /// Bytes that are read to measure memory: more than any cache holds.
 const READ: usize = 256 << 20;
 
@@ -27,19 +29,17 @@ pub(super) fn bandwidth() -> f64 {
 
 /// A line of `/proc/self/status` in bytes; `None` where there is no such file.
 fn status(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(1024 * line.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()?)
+    bytes_of("/proc/self/status", key)
 }
 
 /// Resident memory.
 pub(super) fn resident() -> Option<u64> {
-    status("VmRSS")
+    status("VmRSS:")
 }
 
 /// The most resident memory since [`reset_peak`].
 pub(super) fn peak_resident() -> Option<u64> {
-    status("VmHWM")
+    status("VmHWM:")
 }
 
 /// Begins to measure the peak anew; where the system does not allow that, it stays the peak of the process.

@@ -17,7 +17,7 @@ use crate::args::EvalArgs;
 use crate::error::{BadInput, DONE, bad_input};
 use crate::model::{self, Hub};
 use crate::progress::Meter;
-use crate::text::{plain, speed};
+use crate::text::plain;
 
 /// Measures a model, or two, on texts and questions.
 ///
@@ -84,13 +84,9 @@ impl<'a> Plan<'a> {
             None => None,
             Some(windows) => {
                 let mut meter = Meter::new("measuring");
-                let mut progress = |done: usize, total: usize, loss: f64| {
-                    let seconds = meter.seconds();
-                    let facts =
-                        format!("loss {loss:.4}, {}", speed((done * windows.context()) as f64, seconds));
-                    let left = seconds / done as f64 * (total - done) as f64;
-                    meter.at(done as u64, total as u64, &facts, Some(left));
-                };
+                let context = windows.context();
+                let mut progress =
+                    |done: usize, total: usize, loss: f64| meter.windows(done, total, context, loss);
                 let found = engine.perplexity(windows, &mut progress)?;
                 Some((found, begun.elapsed().as_secs_f64()))
             }

@@ -29,6 +29,7 @@ use self::draw::Memory;
 use self::state::State;
 use super::line;
 use super::show::Show;
+use crate::memory::bytes_of;
 use crate::text::plain;
 
 /// How long the end of a run waits for a terminal that takes nothing any more.
@@ -244,13 +245,8 @@ pub(crate) fn restore() {
 
 /// What the process and the machine have, where the system tells (Linux).
 fn memory() -> Memory {
-    let of = |file: &str, key: &str| -> Option<u64> {
-        let text = std::fs::read_to_string(file).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
-    };
-    let status = |key| of("/proc/self/status", key).unwrap_or_default();
-    let total = of("/proc/meminfo", "MemTotal:").unwrap_or_default();
+    let status = |key| bytes_of("/proc/self/status", key).unwrap_or_default();
+    let total = bytes_of("/proc/meminfo", "MemTotal:").unwrap_or_default();
     Memory { now: status("VmRSS:"), peak: status("VmHWM:"), total }
 }
 
