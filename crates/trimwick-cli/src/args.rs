@@ -189,7 +189,7 @@ pub(crate) struct EvalArgs {
 pub(crate) enum Format {
     /// A file is a document.
     Text,
-    /// A line is a JSON object that holds a document.
+    /// A line is a JSON object that holds a document; or a row of a .parquet file.
     Jsonl,
 }
 

@@ -215,6 +215,44 @@ pub fn matmul_tn<T: Real>(g: &[T], x: &[T], dw: &mut [T], m: usize, n: usize, k:
     matmul_strided(a, b, MatMut::new(dw, n, k, k, 1), T::ONE, accumulate, Threading::Pool);
 }
 
+/// g += xᵀ·x on and above the diagonal, of `x` `[m, k]` and `g` `[k, k]`; [`mirror`] fills in the rest when all is added.
+/// Below the diagonal `g` holds nothing of use until then.
+///
+/// # Panics
+/// When a slice does not have the length of its shape.
+pub fn add_gram<T: Real>(x: &[T], g: &mut [T], k: usize) {
+    let m = x.len() / k.max(1);
+    check("x", x.len(), m, k);
+    check("g", g.len(), k, k);
+    let (a, b) = (MatRef::new(x, m, k, k, 1).t().view(), MatRef::new(x, m, k, k, 1).view());
+    let g = MatMut::new(g, k, k, k, 1).view();
+    let (rows, cols) = if k * k < LARGE { SMALL_TILE } else { TILE };
+    g.par_row_chunks_mut(rows).enumerate().for_each(|(i, g)| {
+        let a = a.subrows(i * rows, g.nrows());
+        g.par_col_chunks_mut(cols).enumerate().filter(|(j, g)| j * cols + g.ncols() > i * rows).for_each(
+            |(j, g)| {
+                let b = b.subcols(j * cols, g.ncols());
+                faer::linalg::matmul::matmul(g, Accum::Add, a, b, T::ONE, Par::Seq);
+            },
+        );
+    });
+}
+
+/// Copies what is above the diagonal of `g`, `[k, k]`, to below it. An empty one stays empty.
+///
+/// # Panics
+/// When `g` is neither empty nor `[k, k]`.
+pub fn mirror<T: Real>(g: &mut [T], k: usize) {
+    if g.is_empty() {
+        return;
+    }
+    check("g", g.len(), k, k);
+    for i in 1..k {
+        let (above, row) = g.split_at_mut(i * k);
+        (0..i).for_each(|j| row[j] = above[j * k + i]);
+    }
+}
+
 fn check(name: &str, len: usize, rows: usize, cols: usize) {
     assert!(Some(len) == rows.checked_mul(cols), "matmul: {name} has {len} elements, expected {rows}×{cols}");
 }

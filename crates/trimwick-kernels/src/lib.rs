@@ -77,6 +77,7 @@ mod rng;
 mod rope;
 mod select;
 mod swiglu;
+mod words;
 
 pub use adamw::{AdamW, adamw, adamw_masked};
 pub use adamw8::{MOMENT_BLOCK, Moment8, adamw_8bit};
@@ -86,7 +87,9 @@ pub use attention_backward::attention_backward;
 pub use dropout::dropout;
 pub use embedding::{embedding, embedding_backward};
 pub use error::{Error, Result};
-pub use gemm::{MatMut, MatRef, Threading, matmul_nn, matmul_nt, matmul_strided, matmul_tn};
+pub use gemm::{
+    MatMut, MatRef, Threading, add_gram, matmul_nn, matmul_nt, matmul_strided, matmul_tn, mirror,
+};
 pub use head::{LossMix, token_losses, token_losses_gradient};
 pub use loss::{cross_entropy, cross_entropy_backward, kl_divergence, kl_divergence_backward};
 pub use low_rank::low_rank;
@@ -100,3 +103,4 @@ pub use rng::Rng;
 pub use rope::rope;
 pub use select::{select_nm, select_top};
 pub use swiglu::{swiglu, swiglu_backward};
+pub use words::{Words, WordsWriter};

@@ -13,12 +13,11 @@
 use rayon::prelude::*;
 use trimwick_kernels::quant as kernels;
 use trimwick_kernels::{MatMut, MatRef, Threading, matmul_strided, matmul_tn};
-use trimwick_nn::Layer;
 use trimwick_nn::ops::Scales;
+use trimwick_nn::{Layer, LayerReport, decibels};
 
 use crate::attach::weight_quantizer;
 use crate::pass::{Part, Pass};
-use crate::report::{LayerReport, decibels};
 use crate::scaling::{self, BOUNDS, Search};
 use crate::seen::{InputSeen, Needs};
 use crate::spec::Granularity;

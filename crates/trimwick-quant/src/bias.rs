@@ -3,11 +3,10 @@
 //! Rounding shifts the mean of a layer's output; over calibration inputs the shift is known, and a bias undoes it.
 
 use candle_core::Tensor;
-use trimwick_nn::Layer;
+use trimwick_nn::{Layer, LayerReport, decibels};
 
 use crate::attach::{input_quantizer, weight_quantizer};
 use crate::pass::{Part, Pass};
-use crate::report::{LayerReport, decibels};
 use crate::saved::host;
 use crate::seen::Needs;
 use crate::trial::{Trial, largest};

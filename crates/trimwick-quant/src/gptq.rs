@@ -10,14 +10,13 @@
 use trimwick_kernels::obs::{Factor, FactorError, QuantRow, Quantize, Select, solve};
 use trimwick_kernels::quant::{self as kernels, Rounder};
 use trimwick_nn::ops::Scales;
-use trimwick_nn::{Layer, Slot};
+use trimwick_nn::{Layer, LayerReport, Slot, decibels};
 
 use candle_core::Tensor;
 
 use crate::attach::weight_quantizer;
 use crate::pass::{Part, Pass};
 use crate::range;
-use crate::report::{LayerReport, decibels};
 use crate::saved::host;
 use crate::seen::{InputSeen, Needs};
 use crate::spec::Granularity;

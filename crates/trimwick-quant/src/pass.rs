@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use trimwick_nn::{CausalLm, Clock, Feed, Layer, Layers, Slot};
+use trimwick_nn::{CausalLm, Clock, Feed, Layer, LayerReport, Layers, Slot, Watch};
 
 use crate::attach::{calibrate, input_quantizer, weight_quantizer};
 use crate::input::InputQuant;
-use crate::report::LayerReport;
 use crate::seen::{InputSeen, Needs, Watching, linear};
 use crate::weight::WeightQuant;
 use crate::{Error, Result};
@@ -38,7 +37,7 @@ pub struct Part<'a> {
     /// What makes the inputs of which layers, as far as the model says so.
     pub feeds: &'a [Feed],
     /// The layers to work on.
-    pub seen: &'a [(Layer, InputSeen)],
+    pub seen: &'a [(Layer, Arc<InputSeen>)],
 }
 
 /// Runs a pass over layers, after running `forward` once on calibration data. Quantizers of the layers are off
@@ -55,19 +54,11 @@ pub fn run_pass(
     check(layers, pass)?;
     let seen = {
         let _off = Off::new(layers);
-        let watching = Watching::start(layers.iter(), pass.needs(), pass.name())?;
+        let watching = Watching::start(layers, pass.needs(), pass.name())?;
         forward()?;
         watching.finish()?
     };
     pass.apply(&Part { feeds, seen: &seen })
-}
-
-/// Who follows [`run_pass_on_model`].
-pub struct Watch<'a> {
-    /// Told each block's index and their number, the head counting as one when it is selected, and what was done so far.
-    pub progress: &'a mut dyn FnMut(usize, usize, &[LayerReport]),
-    /// Asked between windows whether to end.
-    pub stop: &'a dyn Fn() -> bool,
 }
 
 /// Runs a pass over the selected layers of a language model, block after block: each is seen on the outputs of the blocks
@@ -115,7 +106,7 @@ pub fn run_pass_on_model(
         };
         if !block.is_empty() {
             let off = Off::new(&block);
-            let watching = Watching::start(block.iter(), pass.needs(), pass.name())?;
+            let watching = Watching::start(&block, pass.needs(), pass.name())?;
             if run(&states)?.is_none() {
                 return Ok(None);
             }

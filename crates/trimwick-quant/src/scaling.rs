@@ -1,9 +1,8 @@
 //! What SmoothQuant and AWQ have in common: groups of layers that share an input, and the search over exponents.
 
-use trimwick_nn::{Feed, FeedSource, Layer, Layers};
+use trimwick_nn::{Feed, FeedSource, Layer, LayerReport, Layers, decibels};
 
 use crate::pass::Part;
-use crate::report::{LayerReport, decibels};
 use crate::saved::host;
 use crate::seen::InputSeen;
 use crate::trial::{Trial, largest};
@@ -20,14 +19,14 @@ pub(crate) struct Shared<'a> {
 
 /// The layers of a part by what they share, in the order of the feeds; layers of no feed come last, each on its own.
 pub(crate) fn shared<'a>(part: &Part<'a>) -> Vec<Shared<'a>> {
-    let mut left: Vec<&(Layer, InputSeen)> = part.seen.iter().collect();
+    let mut left: Vec<(&Layer, &InputSeen)> =
+        part.seen.iter().map(|(layer, seen)| (layer, &**seen)).collect();
     let mut out = Vec::new();
     for feed in part.feeds {
         let inside = |layer: &Layer| feed.layers.get(layer.path()).is_some();
         let (members, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(layer, _)| inside(layer));
         left = rest;
         if !members.is_empty() {
-            let members = members.into_iter().map(|(l, s)| (l, s)).collect();
             out.push(Shared { feed: feed.clone(), members });
         }
     }

@@ -1,10 +1,9 @@
 //! What one-shot algorithms learn about a layer's input.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use candle_core::{Result as CandleResult, Tensor};
 use trimwick_kernels as kernels;
-use trimwick_nn::{Capture, CaptureGuard, Layer, LayerKind, ops};
+use trimwick_nn::{EvenRows, InputSums, InputWatch, Layer, LayerKind, Layers};
 
 use crate::{Error, Result};
 
@@ -34,106 +33,81 @@ pub struct InputSeen {
     pub samples: Vec<f32>,
 }
 
-#[derive(Default)]
-struct State {
-    seen: InputSeen,
-    sums: Vec<f64>,
-    /// Every so many rows one is kept: doubled whenever there are too many.
-    stride: u64,
-}
-
-struct Collector {
+/// The sums behind [`InputSeen`].
+#[derive(Clone)]
+struct Sums {
     needs: Needs,
-    state: Mutex<State>,
+    seen: InputSeen,
+    magnitudes: Vec<f64>,
+    rows: Option<EvenRows>,
 }
 
-impl State {
-    fn see(&mut self, x: &[f32], cols: usize, needs: Needs) {
-        if self.sums.is_empty() {
-            (self.sums, self.seen.amax, self.stride) = (vec![0.; cols], vec![0.; cols], 1);
+impl Sums {
+    fn new(needs: Needs) -> Self {
+        Self { needs, seen: InputSeen::default(), magnitudes: Vec::new(), rows: None }
+    }
+
+    /// What was seen, or the first channel whose sum is NaN or infinite, with it.
+    fn finish(self) -> std::result::Result<InputSeen, (usize, f32)> {
+        let Self { mut seen, magnitudes, rows, .. } = self;
+        if let Some(index) = magnitudes.iter().position(|sum| !sum.is_finite()) {
+            return Err((index, magnitudes[index] as f32));
         }
+        kernels::mirror(&mut seen.gram, seen.amax.len());
+        seen.mean = magnitudes.iter().map(|sum| (sum / seen.tokens as f64) as f32).collect();
+        seen.samples = rows.map_or_else(Vec::new, EvenRows::into_rows);
+        Ok(seen)
+    }
+}
+
+impl InputSums for Sums {
+    fn see(&mut self, x: &[f32], cols: usize) {
+        if self.magnitudes.is_empty() {
+            (self.magnitudes, self.seen.amax) = (vec![0.; cols], vec![0.; cols]);
+        }
+        let rows = self.rows.get_or_insert_with(|| EvenRows::new(self.needs.samples, cols));
         for row in x.chunks_exact(cols) {
-            for ((sum, amax), v) in self.sums.iter_mut().zip(&mut self.seen.amax).zip(row) {
+            for ((sum, amax), v) in self.magnitudes.iter_mut().zip(&mut self.seen.amax).zip(row) {
                 *sum += f64::from(v.abs());
                 *amax = amax.max(v.abs());
             }
-            if needs.samples > 0 && self.seen.tokens.is_multiple_of(self.stride) {
-                self.keep(row, cols, needs.samples);
-            }
-            self.seen.tokens += 1;
+            rows.see(row);
         }
-        if needs.gram {
+        self.seen.tokens += (x.len() / cols) as u64;
+        if self.needs.gram {
             self.seen.gram.resize(cols * cols, 0.);
-            kernels::matmul_tn(x, x, &mut self.seen.gram, x.len() / cols, cols, cols, true);
+            kernels::add_gram(x, &mut self.seen.gram, cols);
         }
-    }
-
-    fn keep(&mut self, row: &[f32], cols: usize, limit: usize) {
-        if self.seen.samples.len() == limit * cols {
-            let kept = self.seen.samples.chunks_exact(cols).step_by(2).flatten().copied().collect();
-            self.seen.samples = kept;
-            self.stride *= 2;
-            if !self.seen.tokens.is_multiple_of(self.stride) {
-                return;
-            }
-        }
-        self.seen.samples.extend_from_slice(row);
-    }
-}
-
-impl Capture for Collector {
-    fn input(&self, layer: &Layer, x: &Tensor) -> CandleResult<()> {
-        let cols = layer.weight().shape().dims()[1];
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        ops::with_slices::<f32, _, 1>([x], |[x]| {
-            state.see(x, cols, self.needs);
-            Ok(())
-        })
     }
 }
 
 /// Inputs being watched: run the model on calibration data, then [`Watching::finish`].
-pub(crate) struct Watching(Vec<(Layer, Arc<Collector>, CaptureGuard)>);
+pub(crate) struct Watching(InputWatch<Sums>);
 
 impl Watching {
     /// Hooks every layer.
     ///
     /// # Errors
     /// A layer that is not linear: see [`linear`].
-    pub(crate) fn start<'a>(
-        layers: impl Iterator<Item = &'a Layer>,
-        needs: Needs,
-        name: &'static str,
-    ) -> Result<Self> {
-        let hook = |layer: &Layer| {
-            linear(layer, name)?;
-            let collector = Arc::new(Collector { needs, state: Mutex::default() });
-            let guard = layer.capture(collector.clone());
-            Ok((layer.clone(), collector, guard))
-        };
-        layers.map(hook).collect::<Result<_>>().map(Self)
+    pub(crate) fn start(layers: &Layers, needs: Needs, name: &'static str) -> Result<Self> {
+        layers.iter().try_for_each(|layer| linear(layer, name))?;
+        Ok(Self(InputWatch::start(layers.iter(), Sums::new(needs))))
     }
 
-    /// Unhooks the layers and gives what each saw, in their order.
+    /// Unhooks the layers and gives what each saw, in their order; those that share an input share it.
     ///
     /// # Errors
     /// [`Error::NoStatistics`] for a layer that saw nothing, [`Error::NonFinite`] for one that saw a NaN or infinity.
-    pub(crate) fn finish(self) -> Result<Vec<(Layer, InputSeen)>> {
-        let unhook = |(layer, collector, guard): (Layer, Arc<Collector>, CaptureGuard)| {
-            drop(guard);
-            let state = std::mem::take(&mut *collector.state.lock().unwrap_or_else(PoisonError::into_inner));
-            let State { mut seen, sums, .. } = state;
-            if seen.tokens == 0 {
+    pub(crate) fn finish(self) -> Result<Vec<(Layer, Arc<InputSeen>)>> {
+        self.0.finish(|layer, sums| {
+            if sums.seen.tokens == 0 {
                 return Err(Error::NoStatistics { layer: layer.path().into(), what: WHAT });
             }
-            if let Some(index) = sums.iter().position(|s| !s.is_finite()) {
-                let found = sums[index] as f32;
-                return Err(Error::NonFinite { layer: layer.path().into(), what: WHAT, found, index });
-            }
-            seen.mean = sums.iter().map(|s| (s / seen.tokens as f64) as f32).collect();
-            Ok((layer, seen))
-        };
-        self.0.into_iter().map(unhook).collect()
+            sums.finish().map_err(|(index, found)| {
+                let layer = layer.path().into();
+                Error::NonFinite { layer, what: WHAT, found, index }
+            })
+        })
     }
 }
 
@@ -151,23 +125,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_kept_evenly_and_the_same_however_they_come() {
+    fn sums_are_the_same_however_the_rows_come() {
         let x: Vec<f32> = (0..100).flat_map(|i| [i as f32, -1.]).collect();
         let seen = |pieces: &[usize]| {
-            let mut state = State::default();
+            let mut sums = Sums::new(Needs { samples: 8, gram: true });
             let mut from = 0;
             for n in pieces {
-                state.see(&x[from * 2..(from + n) * 2], 2, Needs { samples: 8, gram: true });
+                sums.see(&x[from * 2..(from + n) * 2], 2);
                 from += n;
             }
-            state.seen
+            sums.finish().unwrap()
         };
         let whole = seen(&[100]);
-        let kept: Vec<f32> = whole.samples.chunks_exact(2).map(|r| r[0]).collect();
-        assert_eq!(kept, [0., 16., 32., 48., 64., 80., 96.]);
+        assert_eq!(whole.samples.len(), 7 * 2);
         assert_eq!(whole.samples, seen(&[3, 50, 1, 46]).samples);
         assert_eq!((whole.tokens, &whole.amax[..]), (100, &[99., 1.][..]));
-        assert_eq!(whole.gram[3], 100.);
-        assert_eq!(whole.gram[1], -4950.);
+        assert_eq!((whole.mean[0], whole.mean[1]), (49.5, 1.));
+        assert_eq!(&whole.gram[1..], [-4950., -4950., 100.]);
     }
 }

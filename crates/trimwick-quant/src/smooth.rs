@@ -4,11 +4,10 @@
 //! then x_c / s_c and W[:, c]·s_c. A channel with a zero statistic keeps s = 1. Layers that read one input share s, and w_c
 //! is the largest of theirs.
 
-use trimwick_nn::Layer;
+use trimwick_nn::{Layer, LayerReport};
 
 use crate::attach::input_quantizer;
 use crate::pass::{Part, Pass};
-use crate::report::LayerReport;
 use crate::scaling::{self, BOUNDS, Search};
 use crate::seen::Needs;
 use crate::{Error, Result};

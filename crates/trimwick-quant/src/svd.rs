@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use trimwick_kernels::low_rank;
-use trimwick_nn::{Branch, Layer, Slot, ops};
+use trimwick_nn::{Branch, Layer, LayerReport, Slot, decibels, ops};
 
 use crate::attach::weight_quantizer;
 use crate::pass::{Part, Pass};
-use crate::report::{LayerReport, decibels};
 use crate::rescale;
 use crate::saved::{self, host};
 use crate::seen::{InputSeen, Needs};

@@ -7,6 +7,8 @@
 //! * [`prune`] prunes layers by their weights; [`prune_with`] runs the model once on calibration data first.
 //! * [`prune_model`] goes through a language model block after block, each block seeing the outputs of the
 //!   already pruned ones, with one block's statistics in memory.
+//! * Each of them reports the signal-to-noise ratio of every layer's output, by magnitude and by the method
+//!   ([`LayerReport`]).
 //! * [`MaskSchedule`] raises the sparsity or chooses masks anew while the model trains.
 //!
 //! Selection is exact and deterministic: a tie goes to the lowest index, a NaN is an error that names the layer.
@@ -26,9 +28,10 @@ mod statistics;
 
 pub use error::{Error, Result};
 pub use mask::{Count, MASK_BUFFER, Mask, bits, count, fix, lift, refresh, restore};
-pub use method::{Magnitude, Method, Wanda, Weight};
+pub use method::{Magnitude, Method, Pruned, Wanda, Weight};
 pub use pattern::Pattern;
-pub use prune::{Propagate, Watch, prune, prune_model, prune_model_until, prune_with};
+pub use prune::{Propagate, prune, prune_model, prune_model_until, prune_with};
 pub use schedule::{MaskSchedule, Plan, violations};
 pub use sparsegpt::SparseGpt;
 pub use statistics::{Collection, InputStats, Needs};
+pub use trimwick_nn::{LayerReport, Watch};

@@ -16,6 +16,26 @@ pub struct Weight<'a> {
     pub cols: usize,
 }
 
+/// What became of a weight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pruned {
+    /// Which values stay, a bit each, row-major, least significant first.
+    pub bits: Vec<u8>,
+    /// The damping with which the Hessian was positive definite, as a share of its mean diagonal, where there is one.
+    pub damping: Option<f64>,
+    /// How often the damping had to be raised.
+    pub retries: u32,
+    /// Inputs that were zero in every calibration token.
+    pub dead: usize,
+}
+
+impl Pruned {
+    /// A mask that no Hessian was needed for.
+    pub fn by_scores(bits: Vec<u8>) -> Self {
+        Self { bits, damping: None, retries: 0, dead: 0 }
+    }
+}
+
 /// A one-shot pruning method.
 pub trait Method: Send + Sync {
     /// Name in recipes and errors.
@@ -29,7 +49,7 @@ pub trait Method: Send + Sync {
     ///
     /// # Errors
     /// A shape that the pattern does not divide, missing or broken statistics.
-    fn prune(&self, weight: Weight<'_>, pattern: Pattern, stats: Option<&InputStats>) -> Result<Vec<u8>>;
+    fn prune(&self, weight: Weight<'_>, pattern: Pattern, stats: Option<&InputStats>) -> Result<Pruned>;
 }
 
 /// Keeps the largest `|w|`.
@@ -45,9 +65,9 @@ impl Method for Magnitude {
         Needs::Nothing
     }
 
-    fn prune(&self, weight: Weight<'_>, pattern: Pattern, _: Option<&InputStats>) -> Result<Vec<u8>> {
+    fn prune(&self, weight: Weight<'_>, pattern: Pattern, _: Option<&InputStats>) -> Result<Pruned> {
         let scores: Vec<f32> = weight.values.iter().map(|w| w.abs()).collect();
-        pattern.select(weight.layer, &scores, weight.cols)
+        pattern.select(weight.layer, &scores, weight.cols).map(Pruned::by_scores)
     }
 }
 
@@ -65,7 +85,7 @@ impl Method for Wanda {
         Needs::Norms
     }
 
-    fn prune(&self, weight: Weight<'_>, pattern: Pattern, stats: Option<&InputStats>) -> Result<Vec<u8>> {
+    fn prune(&self, weight: Weight<'_>, pattern: Pattern, stats: Option<&InputStats>) -> Result<Pruned> {
         let stats = require(stats, weight.layer, self.name())?;
         let norms: Vec<f32> = stats.squares.iter().map(|s| s.sqrt() as f32).collect();
         let mut scores = vec![0f32; weight.values.len()];
@@ -74,10 +94,12 @@ impl Method for Wanda {
                 *s = w.abs() * n;
             }
         }
-        match pattern {
-            Pattern::Nm { .. } => pattern.select(weight.layer, &scores, weight.cols),
-            Pattern::Unstructured { .. } => by_row(weight.layer, pattern, &scores, weight.cols),
-        }
+        let bits = match pattern {
+            Pattern::Nm { .. } => pattern.select(weight.layer, &scores, weight.cols)?,
+            Pattern::Unstructured { .. } => by_row(weight.layer, pattern, &scores, weight.cols)?,
+        };
+        let dead = stats.squares.iter().filter(|&&sum| sum == 0.).count();
+        Ok(Pruned { dead, ..Pruned::by_scores(bits) })
     }
 }
 

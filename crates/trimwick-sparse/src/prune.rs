@@ -1,21 +1,23 @@
 //! One-shot pruning: of layers, and of a language model block after block.
 
 use candle_core::{DType, Device, Tensor};
-use trimwick_nn::{CausalLm, Layer, LayerKind, Layers};
+use trimwick_kernels as kernels;
+use trimwick_nn::{CausalLm, Layer, LayerKind, LayerReport, Layers, Watch, decibels};
 
 use crate::mask;
-use crate::method::{Method, Weight};
+use crate::method::{Magnitude, Method, Pruned, Weight};
 use crate::pattern::Pattern;
 use crate::statistics::{Collection, InputStats, Needs};
 use crate::{Error, Result};
 
-/// Prunes every layer by a method that looks at weights alone (magnitude) and fixes the masks.
+/// Prunes every layer by a method that looks at weights alone (magnitude) and fixes the masks. Without inputs, the
+/// signal-to-noise ratios of the reports are those of the weights.
 ///
 /// # Errors
 /// [`Error::NoStatistics`] for a method that needs the layers' inputs (see [`prune_with`]), [`Error::Shape`].
-pub fn prune(layers: &Layers, pattern: Pattern, method: &dyn Method) -> Result<()> {
+pub fn prune(layers: &Layers, pattern: Pattern, method: &dyn Method) -> Result<Vec<LayerReport>> {
     check(layers, pattern)?;
-    layers.iter().try_for_each(|layer| prune_layer(layer, pattern, method, None))
+    layers.iter().map(|layer| prune_layer(layer, pattern, method, None)).collect()
 }
 
 /// Prunes every layer by any method, after running `forward` once on calibration data to see the layers' inputs.
@@ -27,15 +29,16 @@ pub fn prune_with(
     pattern: Pattern,
     method: &dyn Method,
     forward: impl FnOnce() -> candle_core::Result<()>,
-) -> Result<()> {
+) -> Result<Vec<LayerReport>> {
     if method.needs() == Needs::Nothing {
         return prune(layers, pattern, method);
     }
     check(layers, pattern)?;
     let collection = Collection::start(layers, method.needs(), method.name())?;
     forward()?;
-    let stats = collection.finish(method.name())?;
-    layers.iter().zip(&stats).try_for_each(|(layer, stats)| prune_layer(layer, pattern, method, Some(stats)))
+    // Statistics go when the last layer that shares them is done: those of a wide layer are gigabytes.
+    let seen = collection.finish(method.name())?;
+    seen.into_iter().map(|(layer, stats)| prune_layer(&layer, pattern, method, Some(&stats))).collect()
 }
 
 /// On whose outputs the next block's layers are calibrated.
@@ -62,20 +65,14 @@ pub fn prune_model(
     windows: &[Tensor],
     propagate: Propagate,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<()> {
-    let watch = Watch { progress, stop: &|| false };
-    prune_model_until(model, layers, pattern, method, windows, propagate, watch).map(drop)
+) -> Result<Vec<LayerReport>> {
+    let mut progress = |done: usize, total: usize, _: &[LayerReport]| progress(done, total);
+    let watch = Watch { progress: &mut progress, stop: &|| false };
+    let reports = prune_model_until(model, layers, pattern, method, windows, propagate, watch)?;
+    Ok(reports.unwrap_or_default())
 }
 
-/// Who follows [`prune_model_until`].
-pub struct Watch<'a> {
-    /// Told each block's index and their number, the head counting as one when it is selected.
-    pub progress: &'a mut dyn FnMut(usize, usize),
-    /// Asked between windows and between layers whether to end.
-    pub stop: &'a dyn Fn() -> bool,
-}
-
-/// [`prune_model`] that ends when it is told to, and gives `false` then: some layers are pruned, others are not.
+/// [`prune_model`] that ends when it is told to, and gives `None` then: some layers are pruned, others are not.
 ///
 /// # Errors
 /// As [`prune_model`].
@@ -87,19 +84,20 @@ pub fn prune_model_until(
     windows: &[Tensor],
     propagate: Propagate,
     watch: Watch<'_>,
-) -> Result<bool> {
+) -> Result<Option<Vec<LayerReport>>> {
     let Watch { progress, stop } = watch;
+    let mut stage = Stage { pattern, method, stop, reports: Vec::new() };
+    check(layers, pattern)?;
     if method.needs() == Needs::Nothing {
-        check(layers, pattern)?;
         for layer in layers {
             if stop() {
-                return Ok(false);
+                return Ok(None);
             }
-            prune_layer(layer, pattern, method, None)?;
+            stage.reports.push(prune_layer(layer, pattern, method, None)?);
         }
-        return Ok(true);
+        progress(1, 1, &stage.reports);
+        return Ok(Some(stage.reports));
     }
-    check(layers, pattern)?;
     let inside = |index: usize| {
         let prefix = format!("{}.", model.block_path(index));
         layers.retain(|l| l.path().starts_with(&prefix))
@@ -108,24 +106,23 @@ pub fn prune_model_until(
         .retain(|l| !(0..model.blocks()).any(|i| l.path().starts_with(&format!("{}.", model.block_path(i)))));
     let total = model.blocks() + usize::from(!of_head.is_empty());
     let mut states = windows.iter().map(|ids| Ok(model.embed(ids)?.detach())).collect::<Result<Vec<_>>>()?;
-    let stage = Stage { pattern, method, stop };
     for index in 0..model.blocks() {
-        progress(index, total);
+        progress(index, total, &stage.reports);
         match stage.prune(&inside(index), states, propagate, |x| model.block(index, x))? {
             Some(next) => states = next,
-            None => return Ok(false),
+            None => return Ok(None),
         }
     }
     if !of_head.is_empty() {
-        progress(model.blocks(), total);
+        progress(model.blocks(), total, &stage.reports);
         // The logits of a window are large and nobody reads them: keep none.
         let head = |x: &Tensor| model.head(x).and_then(|y| y.narrow(0, 0, 0));
         if stage.prune(&of_head, states, Propagate::Dense, head)?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
     }
-    progress(total, total);
-    Ok(true)
+    progress(total, total, &stage.reports);
+    Ok(Some(stage.reports))
 }
 
 /// What the stages of a model have in common.
@@ -133,21 +130,23 @@ struct Stage<'a> {
     pattern: Pattern,
     method: &'a dyn Method,
     stop: &'a dyn Fn() -> bool,
+    reports: Vec<LayerReport>,
 }
 
 impl Stage<'_> {
     /// Prunes one stage of a model and gives the next stage's inputs; `None` when it was told to end.
     fn prune(
-        &self,
+        &mut self,
         layers: &Layers,
         states: Vec<Tensor>,
         propagate: Propagate,
         forward: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Option<Vec<Tensor>>> {
+        let stop = self.stop;
         let run = |states: &[Tensor]| -> Result<Option<Vec<Tensor>>> {
             let mut out = Vec::with_capacity(states.len());
             for x in states {
-                if (self.stop)() {
+                if stop() {
                     return Ok(None);
                 }
                 out.push(forward(x)?.detach());
@@ -160,12 +159,11 @@ impl Stage<'_> {
         let name = self.method.name();
         let collection = Collection::start(layers, self.method.needs(), name)?;
         let Some(dense) = run(&states)? else { return Ok(None) };
-        let stats = collection.finish(name)?;
-        for (layer, stats) in layers.iter().zip(&stats) {
-            if (self.stop)() {
+        for (layer, stats) in collection.finish(name)? {
+            if stop() {
                 return Ok(None);
             }
-            prune_layer(layer, self.pattern, self.method, Some(stats))?;
+            self.reports.push(prune_layer(&layer, self.pattern, self.method, Some(&stats))?);
         }
         match propagate {
             Propagate::Dense => Ok(Some(dense)),
@@ -187,16 +185,74 @@ fn prune_layer(
     pattern: Pattern,
     method: &dyn Method,
     stats: Option<&InputStats>,
-) -> Result<()> {
+) -> Result<LayerReport> {
     let geometry = Geometry::of(layer);
-    let mut values = geometry.gather(layer)?;
-    if let Some(index) = values.iter().position(|w| !w.is_finite()) {
+    let dense = geometry.gather(layer)?;
+    if let Some(index) = dense.iter().position(|w| !w.is_finite()) {
         return Err(Error::NonFinite { layer: layer.path().into(), what: "weight", index });
     }
-    let weight = Weight { layer: layer.path(), values: &mut values, cols: geometry.cols };
-    let bits = method.prune(weight, pattern, stats)?;
+    let (path, cols) = (layer.path(), geometry.cols);
+    let mut values = dense.clone();
+    let weight = Weight { layer: path, values: &mut values, cols };
+    let Pruned { bits, damping, retries, dead } = method.prune(weight, pattern, stats)?;
+    drop_others(&mut values, &bits);
+    let noise = Noise::new(&dense, cols, stats);
+    let after = noise.decibels(&values);
+    let before = if method.name() == Magnitude.name() {
+        after
+    } else {
+        let mut plain = dense.clone();
+        let weight = Weight { layer: path, values: &mut plain, cols };
+        let bits = Magnitude.prune(weight, pattern, None)?.bits;
+        drop_others(&mut plain, &bits);
+        noise.decibels(&plain)
+    };
+    drop(noise);
     geometry.scatter(layer, values)?;
-    mask::fix(layer, &geometry.scatter_bits(&bits))
+    mask::fix(layer, &geometry.scatter_bits(&bits))?;
+    Ok(LayerReport { damping, retries, dead, ..LayerReport::new(path, method.name(), before, after) })
+}
+
+/// Zeroes the values whose bit is not set.
+fn drop_others(values: &mut [f32], bits: &[u8]) {
+    for (i, value) in values.iter_mut().enumerate() {
+        if bits[i / 8] >> (i % 8) & 1 == 0 {
+            *value = 0.;
+        }
+    }
+}
+
+/// What a weight's output is measured against: on the inputs that were kept, or the weight itself without any.
+enum Noise<'a> {
+    Output { x: &'a [f32], cols: usize, y: Vec<f32> },
+    Weight(&'a [f32]),
+}
+
+impl<'a> Noise<'a> {
+    fn new(dense: &'a [f32], cols: usize, stats: Option<&'a InputStats>) -> Self {
+        match stats {
+            Some(stats) if !stats.samples.is_empty() => {
+                let x = &stats.samples;
+                Self::Output { x, cols, y: output(x, dense, cols) }
+            }
+            _ => Self::Weight(dense),
+        }
+    }
+
+    fn decibels(&self, values: &[f32]) -> f64 {
+        match self {
+            Self::Output { x, cols, y } => decibels(y, &output(x, values, *cols)),
+            Self::Weight(dense) => decibels(dense, values),
+        }
+    }
+}
+
+/// `x·wᵀ`.
+fn output(x: &[f32], w: &[f32], cols: usize) -> Vec<f32> {
+    let (tokens, rows) = (x.len() / cols, w.len() / cols);
+    let mut y = vec![0f32; tokens * rows];
+    kernels::matmul_nt(x, w, &mut y, tokens, cols, rows, false);
+    y
 }
 
 /// A weight seen as `[rows, inputs]`: groups of a convolution's `[out, in, kh, kw]` run along its input channels.

@@ -109,7 +109,7 @@ impl MaskSchedule {
                 return Err(Error::NonFinite { layer: layer.path().into(), what: "weight", index });
             }
             let weight = Weight { layer: layer.path(), values: &mut values, cols: geometry.cols };
-            let bits = geometry.scatter_bits(&Magnitude.prune(weight, pattern, None)?);
+            let bits = geometry.scatter_bits(&Magnitude.prune(weight, pattern, None)?.bits);
             if let Some(old) = mask::bits(layer)? {
                 self.flips +=
                     old.iter().zip(&bits).map(|(a, b)| u64::from((a ^ b).count_ones())).sum::<u64>();

@@ -4,15 +4,12 @@
 //! (w_j − q_j) / U_jj times row j of U is taken from the columns after j. **The updated weights are kept.** The solver
 //! is [`trimwick_kernels::obs`], which GPTQ shares.
 
-use trimwick_kernels::obs::{Factor, FactorError, Prune, Select, solve};
+use trimwick_kernels::obs::{FactorError, Prune, Select, solve};
 
-use crate::method::{Method, Weight, require};
+use crate::method::{Method, Pruned, Weight, require};
 use crate::pattern::Pattern;
 use crate::statistics::{InputStats, Needs};
 use crate::{Error, Result};
-
-/// Raise the damping this many times, tenfold each, before giving a Hessian up.
-const RETRIES: u32 = 3;
 
 /// SparseGPT with its weight update.
 #[derive(Debug, Clone, Copy)]
@@ -38,15 +35,14 @@ impl Method for SparseGpt {
         Needs::Gram
     }
 
-    fn prune(&self, weight: Weight<'_>, pattern: Pattern, stats: Option<&InputStats>) -> Result<Vec<u8>> {
+    fn prune(&self, weight: Weight<'_>, pattern: Pattern, stats: Option<&InputStats>) -> Result<Pruned> {
         let Weight { layer, values, cols } = weight;
         pattern.check(layer, cols)?;
         let stats = require(stats, layer, self.name())?;
         if let Some(index) = values.iter().position(|w| !w.is_finite()) {
             return Err(Error::NonFinite { layer: layer.into(), what: "weight", index });
         }
-        let factor = Factor::new(&stats.gram, stats.tokens, cols, self.damping, RETRIES, None)
-            .map_err(|e| unfactored(e, layer))?;
+        let factor = stats.factor(cols, self.damping).map_err(|e| unfactored(e, layer))?;
         let mut w: Vec<f64> = values.iter().map(|&w| f64::from(w)).collect();
         for &dead in factor.dead() {
             w.iter_mut().skip(dead).step_by(cols).for_each(|v| *v = 0.);
@@ -61,7 +57,8 @@ impl Method for SparseGpt {
         for (out, w) in values.iter_mut().zip(&w) {
             *out = *w as f32;
         }
-        Ok(pack(&kept.concat()))
+        let (retries, dead) = (factor.retries(), factor.dead().len());
+        Ok(Pruned { bits: pack(&kept.concat()), damping: Some(factor.damping()), retries, dead })
     }
 }
 

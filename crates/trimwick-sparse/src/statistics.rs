@@ -1,12 +1,17 @@
 //! What pruning methods learn about a layer's inputs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result as CandleResult, Tensor};
 use trimwick_kernels as kernels;
-use trimwick_nn::{Capture, CaptureGuard, Layer, LayerKind, Layers, ops};
+use trimwick_kernels::obs::{Factor, FactorError};
+use trimwick_nn::{EvenRows, InputSums, InputWatch, Layer, LayerKind, Layers};
 
 use crate::{Error, Result};
+
+/// Tokens on which the signal-to-noise ratio of a report is taken.
+const SAMPLES: usize = 256;
+/// Raise the damping this many times, tenfold each, before giving a Hessian up.
+const RETRIES: u32 = 3;
 
 /// What a method wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,40 +33,63 @@ pub struct InputStats {
     pub squares: Vec<f64>,
     /// `Σ x xᵀ`, `[in, in]`, empty unless asked for. Sums run in f32, as the products of a layer do.
     pub gram: Vec<f32>,
+    /// At most 256 of the rows, evenly spread, `[kept, in]`.
+    pub samples: Vec<f32>,
+    factor: OnceLock<(f64, Arc<Factor>)>,
 }
 
-struct Collector {
+impl InputStats {
+    /// Statistics with a gram, `[in, in]`, over so many tokens.
+    pub fn of_gram(gram: Vec<f32>, tokens: u64) -> Self {
+        Self { tokens, gram, ..Self::default() }
+    }
+
+    /// The factor of the Hessian, which layers that share an input share.
+    ///
+    /// # Errors
+    /// [`FactorError`].
+    pub fn factor(&self, cols: usize, damping: f64) -> std::result::Result<Arc<Factor>, FactorError> {
+        match self.factor.get() {
+            Some((with, factor)) if *with == damping => Ok(factor.clone()),
+            _ => {
+                let factor = Factor::new(&self.gram, self.tokens, cols, damping, RETRIES, None)?;
+                let factor = Arc::new(factor);
+                // One of another damping stays where it is.
+                let _ = self.factor.set((damping, factor.clone()));
+                Ok(factor)
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Sums {
     needs: Needs,
-    stats: Mutex<InputStats>,
+    stats: InputStats,
+    rows: Option<EvenRows>,
 }
 
-impl Capture for Collector {
-    fn input(&self, layer: &Layer, x: &Tensor) -> CandleResult<()> {
-        let cols = layer.weight().shape().dims()[1];
-        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
-        ops::with_slices::<f32, _, 1>([x], |[x]| {
-            stats.tokens += (x.len() / cols) as u64;
-            if stats.squares.is_empty() {
-                stats.squares = vec![0.; cols];
+impl InputSums for Sums {
+    fn see(&mut self, x: &[f32], cols: usize) {
+        let Self { needs, stats, rows } = self;
+        let rows = rows.get_or_insert_with(|| EvenRows::new(SAMPLES, cols));
+        stats.tokens += (x.len() / cols) as u64;
+        stats.squares.resize(cols, 0.);
+        for row in x.chunks_exact(cols) {
+            for (sum, &v) in stats.squares.iter_mut().zip(row) {
+                *sum += f64::from(v) * f64::from(v);
             }
-            for row in x.chunks_exact(cols) {
-                for (sum, &v) in stats.squares.iter_mut().zip(row) {
-                    *sum += f64::from(v) * f64::from(v);
-                }
-            }
-            if self.needs == Needs::Gram {
-                if stats.gram.is_empty() {
-                    stats.gram = vec![0.; cols * cols];
-                }
-                kernels::matmul_tn(x, x, &mut stats.gram, x.len() / cols, cols, cols, true);
-            }
-            Ok(())
-        })
+            rows.see(row);
+        }
+        if *needs == Needs::Gram {
+            stats.gram.resize(cols * cols, 0.);
+            kernels::add_gram(x, &mut stats.gram, cols);
+        }
     }
 }
 
 /// Statistics being collected: run the model on calibration data, then [`Collection::finish`].
-pub struct Collection(Vec<(Layer, Arc<Collector>, CaptureGuard)>);
+pub struct Collection(InputWatch<Sums>);
 
 impl Collection {
     /// Hooks every layer.
@@ -69,38 +97,29 @@ impl Collection {
     /// # Errors
     /// [`Error::Kind`] for a layer that is not linear.
     pub fn start(layers: &Layers, needs: Needs, method: &'static str) -> Result<Self> {
-        let hook = |layer: &Layer| {
-            if layer.kind() != LayerKind::Linear {
-                return Err(Error::Kind { layer: layer.path().into(), method });
-            }
-            let collector = Arc::new(Collector { needs, stats: Mutex::default() });
-            let guard = layer.capture(collector.clone());
-            Ok((layer.clone(), collector, guard))
-        };
-        layers.iter().map(hook).collect::<Result<_>>().map(Self)
+        if let Some(layer) = layers.iter().find(|layer| layer.kind() != LayerKind::Linear) {
+            return Err(Error::Kind { layer: layer.path().into(), method });
+        }
+        let sums = Sums { needs, stats: InputStats::default(), rows: None };
+        Ok(Self(InputWatch::start(layers.iter(), sums)))
     }
 
-    /// Unhooks the layers and gives what each saw, in their order.
+    /// Unhooks the layers and gives what each saw, in their order; those that share an input share it.
     ///
     /// # Errors
     /// [`Error::NoStatistics`] for a layer that saw nothing, [`Error::NonFinite`] for one that saw a NaN or infinity.
-    pub fn finish(self, method: &'static str) -> Result<Vec<InputStats>> {
-        self.0
-            .into_iter()
-            .map(|(layer, collector, guard)| {
-                drop(guard);
-                let stats =
-                    std::mem::take(&mut *collector.stats.lock().unwrap_or_else(PoisonError::into_inner));
-                if stats.tokens == 0 {
-                    return Err(Error::NoStatistics { layer: layer.path().into(), method });
-                }
-                match stats.squares.iter().position(|s| !s.is_finite()) {
-                    Some(index) => {
-                        Err(Error::NonFinite { layer: layer.path().into(), what: "input statistic", index })
-                    }
-                    None => Ok(stats),
-                }
-            })
-            .collect()
+    pub fn finish(self, method: &'static str) -> Result<Vec<(Layer, Arc<InputStats>)>> {
+        self.0.finish(|layer, Sums { mut stats, rows, .. }| {
+            let layer = || layer.path().to_string();
+            if stats.tokens == 0 {
+                return Err(Error::NoStatistics { layer: layer(), method });
+            }
+            if let Some(index) = stats.squares.iter().position(|s| !s.is_finite()) {
+                return Err(Error::NonFinite { layer: layer(), what: "input statistic", index });
+            }
+            kernels::mirror(&mut stats.gram, stats.squares.len());
+            stats.samples = rows.map_or_else(Vec::new, EvenRows::into_rows);
+            Ok(stats)
+        })
     }
 }

@@ -124,10 +124,11 @@ fn sparsegpt_beats_magnitude_on_the_layer_output() {
         let (store, fc) = model(64, 32);
         let before = fc.forward(&mixed).unwrap();
         let forward = || fc.forward(&mixed).map(drop);
-        match gpt {
+        let reports = match gpt {
             true => prune_with(&store.layers(), Pattern::TWO_FOUR, &SparseGpt::default(), forward).unwrap(),
             false => prune(&store.layers(), Pattern::TWO_FOUR, &Magnitude).unwrap(),
-        }
+        };
+        assert_eq!(reports.len(), 1);
         values(&(fc.forward(&mixed).unwrap() - before).unwrap().sqr().unwrap().sum_all().unwrap())[0]
     };
     let (gpt, magnitude) = (error(true), error(false));

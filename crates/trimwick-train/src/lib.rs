@@ -55,8 +55,8 @@ mod walk;
 
 pub use base::compact_weights;
 pub use data::{
-    Batch, ChatCounts, ChatOptions, ChatSource, Conversation, Cursor, Encode, Order, Render, Role,
-    TextFormat, TextSource, Turn, Windows,
+    Batch, ChatCounts, ChatOptions, ChatSource, Conversation, Cursor, Encode, Order, Overflow, Render, Role,
+    TextFormat, TextSource, Tokens, Turn, Windows,
 };
 pub use distill::{DistillConfig, Distillation, Loss, loss};
 pub use error::{BoxError, Error, Result};

@@ -12,6 +12,7 @@ use super::print;
 use super::report::of_run;
 use super::survey::survey;
 use crate::args::RunArgs;
+use crate::environment;
 use crate::error::{DONE, bad_input};
 use crate::model::Hub;
 use crate::progress::{Dashboard, Lines, RunProgress, Show, line, restore};
@@ -30,6 +31,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     let mut recipe = Recipe::load(&args.recipe, &args.overrides)?;
     if let Some(out) = &args.out {
         recipe.out = out.clone();
+    }
+    if recipe.stream {
+        environment::give_back();
     }
     let signals = if args.dashboard { Signals::watch_on_screen(restore)? } else { Signals::watch()? };
     // Whatever the configuration can tell is told before the run's folder exists.

@@ -3,10 +3,13 @@
 //! U comes from one Cholesky factorization, without forming H⁻¹: with J the reversal of the order of the
 //! columns, J·H·J = L·Lᵀ gives H = R·Rᵀ for the upper triangular R = J·L·J, hence H⁻¹ = (R⁻¹)ᵀ·R⁻¹ and U = R⁻¹.
 
+use std::cmp::Ordering;
+
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor;
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::{Mat, Par};
+use rayon::prelude::*;
 
 /// The least damping of a second attempt, when the first was without any.
 const LEAST: f64 = 1e-4;
@@ -127,20 +130,29 @@ impl Factor {
 /// U with H⁻¹ = Uᵀ·U for h + λI, or `None` when that is not positive definite.
 fn inverse_factor(h: impl Fn(usize, usize) -> f64, n: usize, lambda: f64) -> Option<Vec<f64>> {
     let flip = |i: usize| n - 1 - i;
-    let mut l = Mat::from_fn(n, n, |i, j| h(flip(i), flip(j)) + if i == j { lambda } else { 0. });
-    let scratch = factor::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
+    // The lower triangle is all that is read.
+    let at = |i: usize, j: usize| match i.cmp(&j) {
+        Ordering::Less => 0.,
+        Ordering::Equal => h(flip(i), flip(j)) + lambda,
+        Ordering::Greater => h(flip(i), flip(j)),
+    };
+    let mut l = Mat::from_fn(n, n, at);
+    // Threads share the products of blocks, whose cuts do not change an element's sum.
+    let par = Par::rayon(0);
+    let scratch = factor::cholesky_in_place_scratch::<f64>(n, par, Default::default());
     let mut memory = MemBuffer::new(scratch);
     let stack = MemStack::new(&mut memory);
-    factor::cholesky_in_place(l.as_mut(), Default::default(), Par::Seq, stack, Default::default()).ok()?;
+    factor::cholesky_in_place(l.as_mut(), Default::default(), par, stack, Default::default()).ok()?;
     let mut inverse = Mat::<f64>::zeros(n, n);
-    invert_lower_triangular(inverse.as_mut(), l.as_ref(), Par::Seq);
+    invert_lower_triangular(inverse.as_mut(), l.as_ref(), par);
     // Three such matrices of a wide layer would be gigabytes.
     drop(l);
     let mut u = vec![0.; n * n];
-    for i in 0..n {
-        for j in i..n {
-            u[i * n + j] = inverse[(flip(i), flip(j))];
+    // Columns of the inverse are rows of U, from back to front.
+    u.par_chunks_exact_mut(n.max(1)).enumerate().for_each(|(i, row)| {
+        for (j, value) in row.iter_mut().enumerate().skip(i) {
+            *value = inverse[(flip(i), flip(j))];
         }
-    }
+    });
     u.iter().all(|v| v.is_finite()).then_some(u)
 }

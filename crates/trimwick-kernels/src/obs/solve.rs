@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::factor::Factor;
+use crate::cpu::wide;
 use crate::gemm::{MatMut, MatRef, Threading, matmul_strided};
 
 /// What a weight becomes when its column's turn comes.
@@ -60,14 +61,21 @@ fn sweep<C: Compress>(
             let error = (w[j] - value) / u[j];
             w[j] = value;
             if error != 0. {
-                for (w, u) in w[j + 1..columns.end].iter_mut().zip(&u[j + 1..columns.end]) {
-                    *w -= error * u;
-                }
+                take_from(&mut w[j + 1..columns.end], error, &u[j + 1..columns.end]);
             }
             errors[j - columns.start] = error;
         }
     });
     errors
+}
+
+wide! {
+    /// `w −= error · u`.
+    fn take_from(w: &mut [f64], error: f64, u: &[f64]) {
+        for (w, u) in w.iter_mut().zip(u) {
+            *w -= error * u;
+        }
+    }
 }
 
 /// `W[:, end..] −= errors · U[start..end, end..]`.

@@ -1,6 +1,8 @@
 //! Matrix products against three nested loops.
 
-use trimwick_kernels::{MatMut, MatRef, Real, Threading, matmul_nn, matmul_nt, matmul_strided, matmul_tn};
+use trimwick_kernels::{
+    MatMut, MatRef, Real, Threading, add_gram, matmul_nn, matmul_nt, matmul_strided, matmul_tn, mirror,
+};
 
 use crate::support::{assert_close, normal, unwritten};
 
@@ -128,4 +130,25 @@ fn an_output_of_one_repeated_element_is_refused() {
 #[should_panic(expected = "w has 11 elements, expected 3×4")]
 fn a_slice_of_another_length_is_refused() {
     matmul_nt(&[0.0f32; 8], &[0.0; 11], &mut [0.0; 6], 2, 4, 3, false);
+}
+
+/// A gram is the product that [`matmul_tn`] computes, over tiles on and off the diagonal, added to what was there.
+#[test]
+fn grams_are_products_mirrored() {
+    for (m, k) in [(1, 1), (7, 3), (0, 4), (40, 130), (33, 257), (20, 770)] {
+        let (x, y): (Vec<f32>, Vec<f32>) = (normal("x", m * k), normal("y", 3 * k));
+        let mut expected = vec![0f32; k * k];
+        matmul_tn(&y, &y, &mut expected, 3, k, k, false);
+        let mut gram = vec![0f32; k * k];
+        add_gram(&y, &mut gram, k);
+        matmul_tn(&x, &x, &mut expected, m, k, k, true);
+        add_gram(&x, &mut gram, k);
+        mirror(&mut gram, k);
+        let expected: Vec<f64> = expected.iter().map(|&v| f64::from(v)).collect();
+        assert_close(&format!("gram m {m} k {k}"), &gram, &expected, 1e-5 * (m + 3) as f64);
+        for i in 0..k {
+            assert!((0..i).all(|j| gram[i * k + j].to_bits() == gram[j * k + i].to_bits()));
+        }
+    }
+    mirror::<f32>(&mut [], 5);
 }

@@ -141,3 +141,23 @@ fn masks_and_selection() {
         (count_kept(&top, n), violations_nm(&x, 1200, 2, 4), nm, top, masked)
     });
 }
+
+/// The factor of a Hessian, and what is made of it, at sizes that the factorization cuts into several blocks.
+#[test]
+fn factors_and_solutions() {
+    for cols in [60, 324, 1000] {
+        let (tokens, rows) = (cols / 2, 24);
+        let (x, w) = (normal::<f32>("x", tokens * cols), normal::<f32>("w", rows * cols));
+        same_in_every_pool(&format!("factor {cols}"), || {
+            let mut gram = vec![0f32; cols * cols];
+            add_gram(&x, &mut gram, cols);
+            mirror(&mut gram, cols);
+            let factor = obs::Factor::new(&gram, tokens as u64, cols, 0.01, 0, None).unwrap();
+            let mut w: Vec<f64> = w.iter().map(|&w| f64::from(w)).collect();
+            let mut kept = vec![vec![true; cols]; rows];
+            obs::solve(&mut w, &factor, 128, &obs::Prune(obs::Select::Nm { n: 2, m: 4 }), &mut kept);
+            let u: Vec<u64> = (0..cols).flat_map(|i| factor.row(i)).map(|v| v.to_bits()).collect();
+            (u, w.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), kept)
+        });
+    }
+}

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::chat::{LOSS, TEMPLATE};
 use super::file_set::{
-    FIELD, FILES, FORMAT, FilePatterns, FileSet, SEPARATOR, TextFormat, is_jsonl, jsonl, read_files,
+    FIELD, FILES, FORMAT, FilePatterns, FileSet, SEPARATOR, TextFormat, is_jsonl, is_parquet, jsonl, parquet,
+    read_files,
 };
 use super::model::builtin;
 use crate::error::{FaultKind, Hint};
@@ -231,7 +232,11 @@ fn named(
     }
     let file = FilePatterns::one(raw, at)?;
     let defaults = section.empty(key, key.rule.files);
-    let format = if is_jsonl(&file) { jsonl(defaults.get(&FIELD)?) } else { TextFormat::Text };
+    let format = match defaults.get(&FIELD)? {
+        field if is_jsonl(&file) => jsonl(field),
+        field if is_parquet(&file) => parquet(field),
+        _ => TextFormat::Text,
+    };
     Some(TextSource::Files(FileSet { files: vec![file], format, separator: defaults.get(&SEPARATOR)? }))
 }
 

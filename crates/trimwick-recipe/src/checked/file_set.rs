@@ -61,6 +61,7 @@ impl Rule for FilePatterns {
 pub(super) enum Format {
     Text,
     Jsonl,
+    Parquet,
     Chat,
 }
 
@@ -73,17 +74,22 @@ pub(super) static FILES: Key<FilePatterns> = Key::required(
 .known_as(&["file", "path", "paths", "glob"]);
 pub(super) static FORMAT: Key<Choice<Format>> = Key::optional(
     "format",
-    Choice(&[("text", Format::Text), ("jsonl", Format::Jsonl), ("chat", Format::Chat)]),
+    Choice(&[
+        ("text", Format::Text),
+        ("jsonl", Format::Jsonl),
+        ("parquet", Format::Parquet),
+        ("chat", Format::Chat),
+    ]),
     "\"text\"",
-    "\"jsonl\" where every pattern ends in .jsonl, \"text\" where none does",
-    "One document per file, or one per line as a JSON object; or a conversation per line: messages, Alpaca or ShareGPT.",
+    "\"jsonl\" where every pattern ends in .jsonl, \"parquet\" where every one ends in .parquet, \"text\" where none does",
+    "One document per file, per line as a JSON object, or per row of a table; or a conversation per line or row: messages, Alpaca or ShareGPT.",
 )
 .known_as(&["type"]);
 pub(super) static FIELD: Key<Text> = Key::default(
     "field",
     Text { what: "the name of a JSON field", allowed: |text| !text.is_empty() },
     "\"text\"",
-    "The field of each JSON object that holds the text. Only with format \"jsonl\".",
+    "The field of each JSON object, or the column of each row, that holds the text. Only with format \"jsonl\" or \"parquet\".",
 )
 .known_as(&["column", "text_field", "key"]);
 pub(super) static SEPARATOR: Key<Text> = Key::default(
@@ -116,7 +122,12 @@ pub enum TextFormat {
         /// The field that holds the text.
         field: String,
     },
-    /// One conversation per line, as a JSON object.
+    /// One document per row.
+    Parquet {
+        /// The column that holds the text.
+        field: String,
+    },
+    /// One conversation per line as a JSON object, or per row of a file that ends in `.parquet`.
     Chat(ChatSpec),
 }
 
@@ -125,7 +136,8 @@ pub(super) fn read_files(section: Section<'_>) -> Option<FileSet> {
     let format = match (section.maybe(&FORMAT), &files) {
         (Slot::Given(format), _) => Some(format),
         (Slot::Absent, Some(files)) if files.iter().all(|file| is_jsonl(file)) => Some(Format::Jsonl),
-        (Slot::Absent, Some(files)) if files.iter().any(|file| is_jsonl(file)) => {
+        (Slot::Absent, Some(files)) if files.iter().all(|file| is_parquet(file)) => Some(Format::Parquet),
+        (Slot::Absent, Some(files)) if files.iter().any(|file| is_jsonl(file) || is_parquet(file)) => {
             section.missing(&FORMAT, "one format for files that look like both".to_string());
             None
         }
@@ -150,18 +162,50 @@ pub(super) fn read_files(section: Section<'_>) -> Option<FileSet> {
             Some(TextFormat::Text)
         }
         Some(Format::Jsonl) => section.get(&FIELD).map(jsonl),
+        Some(Format::Parquet) => section.get(&FIELD).map(parquet),
         Some(Format::Chat) => {
             section.unused(&FIELD, "a conversation says which fields it has", "remove it");
             spec.map(TextFormat::Chat)
         }
         None => section.get(&FIELD).and(None),
     };
+    if let Some(files) = &files {
+        check_names(&section, format.as_ref(), files);
+    }
     section.finish();
     Some(FileSet { files: files?, format: format?, separator: separator? })
 }
 
+/// A file is read as a table by its name, which has to agree with the format.
+fn check_names(section: &Section<'_>, format: Option<&TextFormat>, files: &[String]) {
+    let wanted = match format {
+        Some(TextFormat::Parquet { .. }) => true,
+        Some(TextFormat::Text | TextFormat::Jsonl { .. }) => false,
+        // Conversations are in lines or rows.
+        Some(TextFormat::Chat(_)) | None => return,
+    };
+    let Some(odd) = files.iter().find(|file| is_parquet(file) != wanted) else { return };
+    let (expected, advice) = match wanted {
+        true => {
+            ("patterns that end in .parquet, as the format says", "leave the format out, or name other files")
+        }
+        false => {
+            ("no pattern that ends in .parquet, unless the format says so", "write format = \"parquet\"")
+        }
+    };
+    section.conflict(&FILES, expected, format!("{odd:?}"), advice);
+}
+
 pub(super) fn jsonl(field: String) -> TextFormat {
     TextFormat::Jsonl { field }
+}
+
+pub(super) fn parquet(field: String) -> TextFormat {
+    TextFormat::Parquet { field }
+}
+
+pub(super) fn is_parquet(file: &str) -> bool {
+    file.ends_with(".parquet")
 }
 
 pub(super) fn is_jsonl(file: &str) -> bool {
@@ -176,6 +220,10 @@ impl FileSet {
             TextFormat::Text => keys.push((FORMAT.name, Box::new("text"))),
             TextFormat::Jsonl { field } => {
                 keys.push((FORMAT.name, Box::new("jsonl")));
+                keys.push((FIELD.name, Box::new(field)));
+            }
+            TextFormat::Parquet { field } => {
+                keys.push((FORMAT.name, Box::new("parquet")));
                 keys.push((FIELD.name, Box::new(field)));
             }
             TextFormat::Chat(spec) => {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use trimwick_formats::{atomic_write, read_small};
+use trimwick_nn::LayerReport;
 use trimwick_nn::LoadedBlock;
-use trimwick_quant::LayerReport;
 use trimwick_train::blockwise::BlockReport;
 
 use super::error::{Result, RunError};

@@ -1,9 +1,11 @@
 //! The recipe's texts as windows of token ids.
 
+use std::path::{Path, PathBuf};
+
 use candle_core::{Device, Tensor};
 use trimwick_models::{Tokenizer, builtin};
 use trimwick_train::{
-    BoxError, ChatCounts, ChatOptions, ChatSource, Cursor, TextFormat, TextSource, Turn, Windows,
+    BoxError, ChatCounts, ChatOptions, ChatSource, Cursor, Overflow, TextFormat, TextSource, Turn, Windows,
 };
 
 use super::chat::{self, Chat};
@@ -86,6 +88,7 @@ fn windows(
     match documents(recipe, text, key)? {
         Documents::Text(source) => {
             let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
+            let source = source.overflow(Overflow::into_folder(beside(&recipe.out)));
             Ok((Windows::new(source.encode(&encode, vocab, limit)?, context)?, None))
         }
         Documents::Chat(source, spec) => {
@@ -99,6 +102,12 @@ fn windows(
             Ok((windows, Some(counts)))
         }
     }
+}
+
+/// Where tokens go that are too many for memory: to the disk that the run is on, whose folder may not be there yet.
+fn beside(out: &Path) -> PathBuf {
+    let there = out.ancestors().find(|folder| folder.is_dir());
+    there.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// The windows of the held-out text.
@@ -173,7 +182,7 @@ fn documents<'a>(recipe: &Recipe, text: &'a Text, key: &str) -> Result<Documents
     let files = recipe.expand(key, set)?;
     let format = match &set.format {
         Format::Text => TextFormat::Text,
-        Format::Jsonl { field } => TextFormat::Jsonl { field: field.clone() },
+        Format::Jsonl { field } | Format::Parquet { field } => TextFormat::Jsonl { field: field.clone() },
         Format::Chat(spec) => return Ok(Documents::Chat(ChatSource::files(files), spec)),
     };
     Ok(Documents::Text(TextSource::files(files, format).separator(&set.separator)))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use trimwick_quant::LayerReport;
+use trimwick_nn::LayerReport;
 use trimwick_sparse::Pattern;
 use trimwick_train::blockwise::BlockReport;
 

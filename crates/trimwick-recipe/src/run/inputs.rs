@@ -87,8 +87,18 @@ impl Inputs {
 
 fn of_tokens(windows: &Windows) -> String {
     let beside = windows.beside();
-    let bytes: Vec<u8> = windows.ids().iter().chain(&beside).flat_map(|id| id.to_le_bytes()).collect();
-    sha256_bytes(&bytes)
+    let mut hash = Sha256::new();
+    for part in [windows.ids(), &beside] {
+        for piece in part.chunks(1 << 16) {
+            let bytes: Vec<u8> = piece.iter().flat_map(|id| id.to_le_bytes()).collect();
+            hash.update(&bytes);
+        }
+    }
+    hex(hash)
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The identity of a fresh model, whose shape is in the recipe: that of its tokenizer.
@@ -110,7 +120,7 @@ pub(crate) fn of_source(source: &ModelSource, origin: &str) -> Result<String> {
                 hash.update(model.tokenizer);
                 hash.update(model.weights);
             }
-            Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+            Ok(hex(hash))
         }
     }
 }

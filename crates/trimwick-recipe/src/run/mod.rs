@@ -60,7 +60,7 @@ pub use preview::{Preview, PreviewPart, PreviewSource, PreviewWindow, preview};
 pub use proof::{Export, RunMeasure, measure_file};
 pub use quantize::Quantization;
 pub use summary::{Arm as MeasuredArm, Summary};
-pub use trimwick_quant::LayerReport;
+pub use trimwick_nn::LayerReport;
 pub use trimwick_train::blockwise::BlockReport;
 pub use work::{Work, work};
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use candle_core::Tensor;
-use trimwick_nn::Layers;
-use trimwick_quant::{LayerReport, Watch, run_pass_on_model};
+use trimwick_nn::{LayerReport, Layers, Watch};
+use trimwick_quant::run_pass_on_model;
 
 use super::error::{Result, RunError};
-use super::event::{Event, Stage};
+use super::event::{Event, Report, Stage};
 use super::origin::Built;
 use super::passes::{Still, algorithm, fix, takes, told_of};
 use super::snapshot::Expected;
@@ -21,7 +21,9 @@ const SMOOTHED: &str = "stages/smoothed.safetensors";
 /// The scales that calibration found; the whole model where passes have changed it.
 const QUANTIZERS: &str = "stages/quantizers.safetensors";
 /// Records of what passes did, in their order.
-const RECORDS: [&str; 2] = ["smoothed_layers", "quantized_layers"];
+const RECORDS: [&str; 3] = ["smoothed_layers", PRUNED_LAYERS, "quantized_layers"];
+/// The record of pruning.
+pub(crate) const PRUNED_LAYERS: &str = "pruned_layers";
 
 impl Run<'_, '_> {
     /// The model that pruning starts from: dense, its channels scaled where the recipe has passes for that. They act on
@@ -52,7 +54,7 @@ impl Run<'_, '_> {
         let path = self.folder.at(QUANTIZERS);
         let layers = quantize::attach(built, spec)?;
         let changes = spec.passes.iter().any(|pass| !pass.scales_channels());
-        if kept::sealed(&path)? && (!changes || self.passed(RECORDS[1])?) {
+        if kept::sealed(&path)? && (!changes || self.passed(RECORDS[2])?) {
             if changes {
                 let pruned = match &self.recipe.prune {
                     Some(prune) => Some(prune::selected(&built.store, prune)?.0),
@@ -72,7 +74,7 @@ impl Run<'_, '_> {
             let reports = self.quantize_model(built, &layers, spec, NAME)?;
             snapshot::save(&built.store, &path, |name| changes || trimwick_quant::owns(name))?;
             if changes {
-                self.keep_passed(RECORDS[1], reports)?;
+                self.keep_passed(RECORDS[2], reports)?;
             }
             kept::seal(&path)?;
         }
@@ -107,7 +109,7 @@ impl Run<'_, '_> {
     }
 
     /// Whether a record of passes is there.
-    fn passed(&mut self, record: &'static str) -> Result<bool> {
+    pub(crate) fn passed(&mut self, record: &'static str) -> Result<bool> {
         if self.passes.iter().any(|(name, _)| *name == record) {
             return Ok(true);
         }
@@ -116,7 +118,7 @@ impl Run<'_, '_> {
         Ok(true)
     }
 
-    fn keep_passed(&mut self, record: &'static str, reports: Vec<LayerReport>) -> Result<()> {
+    pub(crate) fn keep_passed(&mut self, record: &'static str, reports: Vec<LayerReport>) -> Result<()> {
         self.folder.finish(record, &reports)?;
         self.passes.retain(|(name, _)| *name != record);
         self.passes.push((record, reports));
@@ -182,17 +184,13 @@ impl Run<'_, '_> {
             (self.report)(Event::Begin(Stage::Pass(pass.name())));
             let taken = layers.retain(|layer| takes(pass, layer));
             let algorithm = algorithm(pass, spec, self.recipe.prune.as_ref(), &pruned, &fix);
-            let (stop, report, mut told) = (self.stop, &mut self.report, 0);
-            let mut progress = |done: usize, total: usize, reports: &[LayerReport]| {
-                reports[told..].iter().for_each(|layer| report(Event::Note(told_of(layer))));
-                told = reports.len();
-                report(Event::Part { done, total, loss: None });
-            };
+            let stop = self.stop;
+            let mut progress = telling(&mut *self.report);
             let stopped = || stop.load(Ordering::Relaxed);
             let watch = Watch { progress: &mut progress, stop: &stopped };
             let still = Still::new(&built.store);
             let done = run_pass_on_model(&built.model, &taken, &*algorithm, &windows, watch)?;
-            drop(still);
+            drop((still, progress));
             let reports = done.ok_or(RunError::Stopped)?;
             (self.report)(Event::Note(average(pass.name(), &reports)));
             all.extend(reports);
@@ -201,7 +199,18 @@ impl Run<'_, '_> {
     }
 }
 
-fn average(pass: &str, reports: &[LayerReport]) -> String {
+/// Tells what was done so far, each layer once.
+pub(crate) fn telling(report: Report<'_>) -> impl FnMut(usize, usize, &[LayerReport]) {
+    let mut told = 0;
+    move |done, total, reports| {
+        reports[told..].iter().for_each(|layer| report(Event::Note(told_of(layer))));
+        told = reports.len();
+        report(Event::Part { done, total, loss: None });
+    }
+}
+
+/// The mean over the layers, in a line.
+pub(crate) fn average(pass: &str, reports: &[LayerReport]) -> String {
     let mean =
         |of: fn(&LayerReport) -> f64| reports.iter().map(of).sum::<f64>() / reports.len().max(1) as f64;
     let (before, after) = (mean(|r| r.before_db), mean(|r| r.after_db));

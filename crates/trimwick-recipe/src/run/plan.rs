@@ -47,8 +47,8 @@ struct Sizes {
     mlp: u64,
     /// Its largest weight.
     largest: u64,
-    /// Inputs of its linear layers.
-    inputs: Vec<u64>,
+    /// Channels of what its linear layers read: q, k and v one input, gate and up another.
+    inputs: [u64; 4],
     /// The embedding; the head is as large.
     end: u64,
     rotary: u64,
@@ -78,7 +78,7 @@ impl Sizes {
             linear: linear().map(bytes).sum(),
             mlp: 3 * F32 * hidden * wide,
             largest: shapes.iter().map(bytes).max().unwrap_or(0),
-            inputs: linear().map(|shape| shape[1]).collect(),
+            inputs: [hidden, q, hidden, wide],
             end: F32 * config.vocab_size as u64 * hidden,
             rotary: F32 * context * config.head_dim as u64,
             window: F32 * context * (8 * hidden + 3 * q + 4 * kv + 3 * wide),
@@ -96,7 +96,7 @@ impl Sizes {
         let Some(spec) = &recipe.prune else { return 0 };
         let squares = || self.inputs.iter().map(|n| n * n);
         match spec.method {
-            // The sums over all layers' inputs; of one layer two matrices of f64 while its Hessian is inverted beside
+            // The sums over the layers' inputs; of one layer two matrices of f64 while its Hessian is inverted beside
             // its weight before and after, or one and the weight in f64 while columns are pruned.
             PruneMethod::SparseGpt { .. } => {
                 let square = 2 * F32 * squares().max().unwrap_or(0);

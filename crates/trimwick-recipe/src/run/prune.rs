@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
-use trimwick_nn::{Layers, ParamStore};
-use trimwick_sparse::{Magnitude, Method, Pattern, Propagate, SparseGpt, Wanda, Watch, prune_model_until};
+use trimwick_nn::{LayerReport, Layers, ParamStore, Watch};
+use trimwick_sparse::{Magnitude, Method, Pattern, Propagate, SparseGpt, Wanda, prune_model_until};
 
 use super::error::{Result, RunError};
 use super::event::{Event, Report};
+use super::oneshot::{average, telling};
 use super::origin::Built;
+use super::passes::Still;
 use crate::{Pattern as RecipePattern, PruneMethod, PruneSpec};
 
 /// The layers that a recipe prunes, and the pattern.
@@ -51,7 +53,8 @@ pub(crate) fn matching(all: &Layers, patterns: &[String]) -> Result<Layers> {
     Ok(all.retain(|l| paths.contains(l.path())))
 }
 
-/// Prunes a model once by the recipe's method, or by magnitude whatever the method is.
+/// Prunes a model once by the recipe's method, or by magnitude whatever the method is. What the former does to each layer is
+/// told and given.
 ///
 /// # Errors
 /// [`RunError::Stopped`] when the stop flag ended it: the model is of no use then.
@@ -62,16 +65,27 @@ pub(crate) fn prune(
     calibration: &[Tensor],
     stop: &AtomicBool,
     report: Report<'_>,
-) -> Result<()> {
+) -> Result<Vec<LayerReport>> {
     let (layers, pattern) = selected(&built.store, spec)?;
     let (method, propagate) = match by_magnitude {
         true => (Box::new(Magnitude) as Box<dyn Method>, Propagate::Dense),
         false => method_of(spec),
     };
-    let mut progress = |done, total| report(Event::Part { done, total, loss: None });
-    let watch = Watch { progress: &mut progress, stop: &|| stop.load(Ordering::Relaxed) };
-    match prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)? {
-        true => Ok(()),
-        false => Err(RunError::Stopped),
+    let mut counted =
+        |done: usize, total: usize, _: &[LayerReport]| report(Event::Part { done, total, loss: None });
+    let stopped = || stop.load(Ordering::Relaxed);
+    let _still = Still::new(&built.store);
+    if by_magnitude {
+        let watch = Watch { progress: &mut counted, stop: &stopped };
+        let done =
+            prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)?;
+        return done.ok_or(RunError::Stopped);
     }
+    let mut told = telling(&mut *report);
+    let watch = Watch { progress: &mut told, stop: &stopped };
+    let done = prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)?;
+    drop(told);
+    let reports = done.ok_or(RunError::Stopped)?;
+    report(Event::Note(average(method.name(), &reports)));
+    Ok(reports)
 }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Tensor;
+use trimwick_nn::LayerReport;
 use trimwick_nn::Layers;
-use trimwick_quant::LayerReport;
 use trimwick_train::Windows;
 use trimwick_train::blockwise::BlockReport;
 use trimwick_train::lora::BaseFormat;
@@ -15,6 +15,7 @@ use super::event::{Event, Report, Stage};
 use super::finish::Finished;
 use super::folder::RunFolder;
 use super::mixed::MixedChoice;
+use super::oneshot::PRUNED_LAYERS;
 use super::origin::{self, Built, Origin};
 use super::snapshot::Expected;
 use super::summary::Arm as MeasuredArm;
@@ -74,7 +75,7 @@ impl Run<'_, '_> {
         }
         self.choose()?;
         if recipe.compare.arms.contains(&Arm::PrunedMagnitude) {
-            self.measure("pruned_magnitude", 0, |run| run.pruned("pruned_magnitude", true))?;
+            self.measure("pruned_magnitude", 0, |run| Ok(run.pruned("pruned_magnitude", true)?.0))?;
         }
         let tokens_of =
             |spec: &TrainSpec| spec.steps(recipe.data.context) * spec.tokens_per_step(recipe.data.context);
@@ -131,15 +132,16 @@ impl Run<'_, '_> {
         let Some(spec) = self.recipe.prune.as_ref().filter(|_| !jointly) else { return self.smoothed() };
         let path = self.folder.at(PRUNED);
         let begun = Instant::now();
-        let built = if kept::sealed(&path)? {
+        let built = if kept::sealed(&path)? && self.passed(PRUNED_LAYERS)? {
             let built = self.origin.build()?;
             let (layers, _) = prune::selected(&built.store, spec)?;
             let whole = snapshot::whole(&built.store, Some(&layers));
             snapshot::restore(&built.store, &path, Expected::Exactly(&whole))?;
             built
         } else {
-            let built = self.pruned("pruned", false)?;
+            let (built, reports) = self.pruned("pruned", false)?;
             snapshot::save(&built.store, &path, |_| true)?;
+            self.keep_passed(PRUNED_LAYERS, reports)?;
             kept::seal(&path)?;
             (self.report)(Event::Note(format!("pruned in {}", origin::since(begun))));
             built
@@ -154,17 +156,18 @@ impl Run<'_, '_> {
         Ok(built)
     }
 
-    fn pruned(&mut self, arm: &'static str, by_magnitude: bool) -> Result<Built> {
+    fn pruned(&mut self, arm: &'static str, by_magnitude: bool) -> Result<(Built, Vec<LayerReport>)> {
         let built = if by_magnitude { self.origin.build()? } else { self.smoothed()? };
         (self.report)(Event::Begin(Stage::Prune(arm)));
+        let mut reports = Vec::new();
         if let Some(spec) = &self.recipe.prune {
             let calibration: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
                 (Some(spec), Some(windows)) if !by_magnitude => data::calibration(spec, windows)?,
                 _ => Vec::new(),
             };
-            prune::prune(&built, spec, by_magnitude, &calibration, self.stop, self.report)?;
+            reports = prune::prune(&built, spec, by_magnitude, &calibration, self.stop, self.report)?;
         }
-        Ok(built)
+        Ok((built, reports))
     }
 
     fn teacher(&self, spec: &DistillSpec) -> Result<Built> {

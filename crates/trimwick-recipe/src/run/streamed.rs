@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Error as CandleError, Result as CandleResult};
-use trimwick_nn::{Layers, LoadedBlock, StreamedLm};
-use trimwick_quant::{LayerReport, run_pass};
+use trimwick_nn::{LayerReport, Layers, LoadedBlock, StreamedLm};
+use trimwick_quant::run_pass;
 use trimwick_sparse::{Propagate, prune_with};
 use trimwick_train::blockwise::{BlockReport, BlockSteps, Blockwise, States, Streams};
 
@@ -135,9 +135,14 @@ fn passed(recipe: &Recipe, stored: &Stored<'_>) -> Result<Vec<LayerReport>> {
     for index in 0..stored.blocks() {
         reports.extend(stored.blocks.passes(index)?);
     }
+    // In the order of the stages: channels are scaled before anything is pruned.
     let order = |report: &LayerReport| {
-        let mut passes = recipe.quantize.iter().flat_map(|spec| &spec.passes);
-        passes.position(|pass| pass.name() == report.pass)
+        let mut passes = recipe.quantize.iter().flat_map(|spec| &spec.passes).enumerate();
+        match passes.find(|(_, pass)| pass.name() == report.pass) {
+            Some((position, pass)) if pass.scales_channels() => (0, position),
+            Some((position, _)) => (2, position),
+            None => (1, 0),
+        }
     };
     reports.sort_by_key(order);
     Ok(reports)
@@ -167,7 +172,7 @@ impl Compress<'_> {
         })
     }
 
-    fn prune(&self, block: &LoadedBlock, streams: &Streams<'_>) -> Result<()> {
+    fn prune(&mut self, block: &LoadedBlock, streams: &Streams<'_>) -> Result<()> {
         let Some(spec) = &self.recipe.prune else { return Ok(()) };
         let layers = block.layers().retain(|layer| self.pruned.contains(layer.path()));
         if layers.is_empty() {
@@ -182,7 +187,12 @@ impl Compress<'_> {
             Propagate::Dense => streams.dense,
             Propagate::Pruned => streams.compressed,
         };
-        Ok(prune_with(&layers, pattern_of(spec)?, &*method, || self.calibrate(block, states))?)
+        let still = Still::new(&block.store);
+        let reports = prune_with(&layers, pattern_of(spec)?, &*method, || self.calibrate(block, states))?;
+        drop(still);
+        reports.iter().for_each(|report| (self.note)(told_of(report)));
+        self.reports.extend(reports);
+        Ok(())
     }
 
     /// Scales the channels of a block, under quantizers that are gone afterwards.

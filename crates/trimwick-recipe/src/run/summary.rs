@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use trimwick_quant::LayerReport;
+use trimwick_nn::LayerReport;
 use trimwick_train::Evaluation;
 use trimwick_train::blockwise::BlockReport;
 

@@ -155,7 +155,7 @@ fn every_pass_runs_reports_and_survives_the_export() {
                 "[prune]\npattern = \"2:4\"\n[quantize]\nscheme = \"int4-g32\"\n{frozen} = [\"awq-scale\", \"gptq\"]\n\
                  pass_tokens = 32\n[[quantize.rules]]\nlayers = \"*.down_proj\"\nscheme = \"none\"\n[compare]\narms = []"
             ),
-            &[("awq-scale", LAYERS - 2), ("gptq", LAYERS - 2)],
+            &[("awq-scale", LAYERS - 2), ("sparsegpt", LAYERS), ("gptq", LAYERS - 2)],
         ),
     ];
     for (i, (kind, quantize, expected)) in cases.iter().enumerate() {

@@ -198,6 +198,11 @@ fn texts_are_told_by_their_spelling() {
     );
     assert_eq!(set("{files=\"a\"}").format, TextFormat::Text);
     assert_eq!(set("{files=[\"a.ndjson\",\"b.jsonl\"]}").format, TextFormat::Jsonl { field: "text".into() });
+    assert_eq!(set("a/*.parquet").format, TextFormat::Parquet { field: "text".into() });
+    assert_eq!(
+        set("{files=[\"a.parquet\"],format=\"parquet\",field=\"x\"}").format,
+        TextFormat::Parquet { field: "x".into() }
+    );
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub struct ChatCounts {
     pub dropped: usize,
 }
 
-/// Conversations from files or memory, in the order given: a JSON object a line, in one of three shapes, by which the first
+/// Conversations from files or memory, in the order given: a JSON object a line, or a row of a `.parquet` file, in one of three shapes, by which the first
 /// line of each file decides for the file. Other keys are not looked at; blank lines are skipped.
 ///
 /// - messages: `{"messages": [{"role": "user", "content": "…"}, …]}`
@@ -157,7 +157,7 @@ impl ChatSource {
         let (mut pending, mut bytes) = (Vec::new(), 0);
         for (index, input) in self.inputs.iter().enumerate() {
             let mut shape = None;
-            input.json_lines(|text, line| {
+            input.json_lines(None, |text, line| {
                 let object = self.object(index, line, text)?;
                 let shape = match shape {
                     Some(shape) => shape,

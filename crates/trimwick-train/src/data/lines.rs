@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::table::{is_table, rows};
 use crate::{Error, Result};
 
 /// The longest line that is read: a longer one is no text, and would be held in memory as a whole.
@@ -54,8 +55,15 @@ impl Input {
     }
 
     /// [`Input::lines`] of a file with a JSON value a line: the byte order mark that editors of some systems begin a file with
-    /// is taken off, and blank lines are passed over.
-    pub(crate) fn json_lines(&self, mut f: impl FnMut(&str, u64) -> Result<Next>) -> Result<Next> {
+    /// is taken off, and blank lines are passed over. Of a Parquet file, its rows: with `field`, what each has there.
+    pub(crate) fn json_lines(
+        &self,
+        field: Option<&str>,
+        mut f: impl FnMut(&str, u64) -> Result<Next>,
+    ) -> Result<Next> {
+        if matches!(self, Self::File(path) if is_table(path)) {
+            return rows(self, field, f);
+        }
         self.lines(|text, line| {
             let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
             if text.trim_ascii().is_empty() { Ok(Next::Go) } else { f(text, line) }
@@ -91,7 +99,7 @@ pub(crate) enum Next {
     Stop,
 }
 
-fn open(path: &Path) -> Result<File> {
+pub(super) fn open(path: &Path) -> Result<File> {
     // Opening a pipe would wait for its writer, and a folder fails late.
     if !std::fs::metadata(path).map_err(Error::io(path, "open"))?.is_file() {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");

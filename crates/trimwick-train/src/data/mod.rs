@@ -5,11 +5,14 @@ mod lines;
 mod mix;
 mod pack;
 mod source;
+mod table;
+mod tokens;
 mod turns;
 mod windows;
 
 pub use chat::{ChatCounts, ChatOptions, ChatSource, Conversation, Render};
 pub(crate) use lines::{Input, MAX_LINE, Next, foreign, json_reason};
 pub use source::{Encode, TextFormat, TextSource};
+pub use tokens::{Overflow, Tokens};
 pub use turns::{Role, Turn};
 pub use windows::{Batch, Cursor, Order, Windows};

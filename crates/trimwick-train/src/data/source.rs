@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::lines::{Input, Next, Wrong, foreign, json_reason};
+use super::tokens::{Overflow, Tokens, TokensWriter};
 use crate::error::BoxError;
 use crate::{Error, Result};
 
@@ -18,7 +18,8 @@ const PIECE: usize = 4 << 20;
 pub enum TextFormat {
     /// A file is one document.
     Text,
-    /// Each line is a JSON object that holds one document; blank lines are skipped.
+    /// Each line is a JSON object that holds one document, blank lines being skipped; or each row of a file whose name ends in
+    /// `.parquet`.
     Jsonl {
         /// The key of the document's text.
         field: String,
@@ -45,19 +46,20 @@ pub struct TextSource {
     inputs: Vec<Input>,
     format: TextFormat,
     joint: Joint,
+    overflow: Option<Overflow>,
 }
 
 impl TextSource {
     /// The documents of files.
     pub fn files(paths: impl IntoIterator<Item = impl Into<PathBuf>>, format: TextFormat) -> Self {
         let inputs = paths.into_iter().map(|p| Input::File(p.into())).collect();
-        Self { inputs, format, joint: Joint::Text("\n\n".into()) }
+        Self { inputs, format, joint: Joint::Text("\n\n".into()), overflow: None }
     }
 
     /// The documents of a text in memory, called `name` in messages.
     pub fn memory(name: &str, text: impl Into<Cow<'static, str>>, format: TextFormat) -> Self {
         let inputs = vec![Input::Memory { name: name.into(), text: text.into() }];
-        Self { inputs, format, joint: Joint::Text("\n\n".into()) }
+        Self { inputs, format, joint: Joint::Text("\n\n".into()), overflow: None }
     }
 
     /// Joins the documents by `text`.
@@ -72,21 +74,28 @@ impl TextSource {
         self
     }
 
+    /// Keeps tokens that are too many for memory in a file. The text itself is read in pieces anyway.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+
     /// The token ids of all documents, or of as many as give `limit` tokens (the result then has exactly that many).
     ///
     /// # Errors
     /// Files that cannot be read, text that is not UTF-8, a line of more than 64 MiB, JSONL lines without the field,
-    /// a failing tokenizer, an id outside of `vocab`: each with file and line. [`Error::Empty`] without any token.
-    pub fn encode(&self, encode: Encode<'_>, vocab: usize, limit: Option<usize>) -> Result<Arc<[u32]>> {
+    /// a failing tokenizer, an id outside of `vocab`: each with file and line; a file of tokens that cannot be written.
+    /// [`Error::Empty`] without any token.
+    pub fn encode(&self, encode: Encode<'_>, vocab: usize, limit: Option<usize>) -> Result<Tokens> {
         let limit = limit.unwrap_or(usize::MAX);
+        let ids = TokensWriter::new(self.overflow.clone());
         let mut packer =
-            Packer { source: self, encode, vocab, limit, ids: vec![], text: String::new(), origins: vec![] };
+            Packer { source: self, encode, vocab, limit, ids, text: String::new(), origins: vec![] };
         packer.run()?;
-        packer.ids.truncate(limit);
-        if packer.ids.is_empty() {
+        if packer.ids.len() == 0 {
             return Err(Error::Empty { inputs: describe(&self.inputs) });
         }
-        Ok(packer.ids.into())
+        packer.ids.finish()
     }
 }
 
@@ -114,7 +123,7 @@ struct Packer<'a> {
     encode: Encode<'a>,
     vocab: usize,
     limit: usize,
-    ids: Vec<u32>,
+    ids: TokensWriter,
     text: String,
     /// One per line of `text`.
     origins: Vec<Origin>,
@@ -151,7 +160,7 @@ impl Packer<'_> {
                     }
                     next
                 }
-                TextFormat::Jsonl { field } => input.json_lines(|text, line| {
+                TextFormat::Jsonl { field } => input.json_lines(Some(field), |text, line| {
                     let document = document(input, line, text.trim_ascii(), field)?;
                     if document.is_empty() {
                         return Ok(Next::Go);
@@ -183,7 +192,7 @@ impl Packer<'_> {
     fn end_document(&mut self) -> Result<()> {
         if let Joint::Token(id) = self.source.joint {
             self.flush()?;
-            self.ids.push(id);
+            self.put(&[id])?;
         }
         Ok(())
     }
@@ -214,10 +223,16 @@ impl Packer<'_> {
         if let Some(wrong) = foreign(&ids, self.vocab) {
             return Err(self.foreign_id(wrong));
         }
-        self.ids.extend_from_slice(&ids);
+        self.put(&ids)?;
         self.text.clear();
         self.origins.clear();
         Ok(())
+    }
+
+    /// Takes as many ids as are wanted yet.
+    fn put(&mut self, ids: &[u32]) -> Result<()> {
+        let room = self.limit - self.ids.len();
+        self.ids.push(&ids[..ids.len().min(room)])
     }
 
     fn tokenizer_failed(&self, source: BoxError) -> Error {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use trimwick_kernels::{Rng, permute};
 
 use super::mix::Mix;
+use super::tokens::{Tokens, TokensWriter};
 use crate::distill::IGNORE;
 use crate::{Error, Result};
 
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 /// [mixed](Windows::mix).
 #[derive(Debug, Clone)]
 pub struct Windows {
-    ids: Arc<[u32]>,
+    ids: Tokens,
     tokens: usize,
     context: usize,
     marks: Option<Arc<Marks>>,
@@ -38,7 +39,7 @@ impl Windows {
     ///
     /// # Errors
     /// A context of fewer than 2 tokens.
-    pub fn new(ids: impl Into<Arc<[u32]>>, context: usize) -> Result<Self> {
+    pub fn new(ids: impl Into<Tokens>, context: usize) -> Result<Self> {
         if context < 2 {
             return Err(Error::setting(
                 "context",
@@ -84,7 +85,8 @@ impl Windows {
     /// Sources of different contexts, or without a whole window; a weight of 0; weights that add up to more than 65 536.
     pub fn mix(sources: &[(Self, u32)]) -> Result<Self> {
         let context = sources.first().map_or(2, |(first, _)| first.context);
-        let (mut ids, mut marks) = (Vec::new(), Marks::default());
+        let overflow = sources.iter().find_map(|(source, _)| source.ids.overflow());
+        let (mut ids, mut marks) = (TokensWriter::new(overflow.cloned()), Marks::default());
         for (source, _) in sources {
             if source.context != context {
                 return Err(Error::setting("context", format!("{context} in every source"), source.context));
@@ -93,7 +95,7 @@ impl Windows {
                 return Err(Error::TooShort { expected: context, found: source.tokens });
             }
             let whole = source.len() * context;
-            ids.extend_from_slice(&source.ids[..whole]);
+            ids.push(&source.ids[..whole])?;
             match &source.marks {
                 Some(own) => {
                     marks.trained.extend_from_slice(&own.trained[..whole]);
@@ -108,7 +110,7 @@ impl Windows {
         let parts: Vec<_> = sources.iter().map(|(source, weight)| (source.len() as u64, *weight)).collect();
         let mix = Some(Arc::new(Mix::new(&parts)?));
         let marked = sources.iter().any(|(source, _)| source.marks.is_some());
-        Ok(Self { marks: marked.then(|| Arc::new(marks)), mix, ..Self::new(ids, context)? })
+        Ok(Self { marks: marked.then(|| Arc::new(marks)), mix, ..Self::new(ids.finish()?, context)? })
     }
 
     /// The first `tokens` tokens (all when there are fewer), whatever source they are of.

@@ -43,7 +43,7 @@ pub(super) fn each(
     mut item: impl FnMut(Line<'_>) -> Result<Item>,
 ) -> Result<Vec<Item>> {
     let mut items = Vec::new();
-    input.json_lines(|text, number| {
+    input.json_lines(None, |text, number| {
         items.push(item(Line { input, number, text: text.trim_ascii() })?);
         Ok(if items.len() < limit { Next::Go } else { Next::Stop })
     })?;

@@ -14,5 +14,7 @@ mod objective;
 mod optimizer;
 mod resume;
 mod state;
+#[cfg(feature = "parquet")]
+mod tables;
 mod tasks;
 mod training;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use trimwick_models::{ModelFiles, ModelSource};
-use trimwick_train::{BoxError, TextFormat, TextSource, Windows};
+use trimwick_train::{BoxError, Overflow, TextFormat, TextSource, Windows};
 
 use super::unused;
 use crate::args::{EvalArgs, Format};
@@ -72,13 +72,13 @@ pub(super) fn repeated(files: &[PathBuf]) -> Option<&Path> {
 fn guess(files: &[impl AsRef<Path>]) -> Result<Format> {
     let is_jsonl = |file: &&_| {
         let file: &Path = AsRef::as_ref(*file);
-        file.extension().is_some_and(|ext| ext == "jsonl" || ext == "ndjson")
+        file.extension().is_some_and(|ext| ext == "jsonl" || ext == "ndjson" || ext == "parquet")
     };
     match files.iter().filter(is_jsonl).count() {
         0 => Ok(Format::Text),
         n if n == files.len() => Ok(Format::Jsonl),
         n => {
-            let found = format!("{n} files of {} that end in .jsonl", files.len());
+            let found = format!("{n} files of {} that end in .jsonl or .parquet", files.len());
             Err(bad_input("--format", "text or jsonl for files that look like both", found))
         }
     }
@@ -127,6 +127,7 @@ pub(super) fn windows(
 ) -> Result<Windows> {
     let tokenizer = files.require_tokenizer()?;
     let encode = |text: &str| tokenizer.encode(text, false).map_err(BoxError::from);
+    let text = text.clone().overflow(Overflow::into_folder(std::env::temp_dir()));
     let ids = text.encode(&encode, files.config.vocab_size, limit)?;
     if ids.len() < context {
         let advice = "give more text or a smaller --context";
@@ -157,7 +158,7 @@ mod tests {
     #[test]
     fn the_format_is_told_by_all_names_or_not_at_all() {
         assert_eq!(guess(&["a.txt", "b"]).unwrap(), Format::Text);
-        assert_eq!(guess(&["a.jsonl", "b.ndjson"]).unwrap(), Format::Jsonl);
+        assert_eq!(guess(&["a.jsonl", "b.ndjson", "c.parquet"]).unwrap(), Format::Jsonl);
         assert!(guess(&["a.jsonl", "b.txt"]).is_err());
     }
 }

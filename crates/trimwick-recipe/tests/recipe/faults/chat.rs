@@ -39,7 +39,7 @@ fn keys_of_conversations_and_of_mixes_are_held_to_what_reads_them() {
         (
             &[(5, "train = { files = [\"a.jsonl\"], format = \"chta\" }")],
             &[
-                "r.toml:5: data.train.format: expected \"text\", \"jsonl\" or \"chat\", found the string \"chta\"; did you mean `chat`?",
+                "r.toml:5: data.train.format: expected \"text\", \"jsonl\", \"parquet\" or \"chat\", found the string \"chta\"; did you mean `chat`?",
             ],
         ),
         (

@@ -132,6 +132,18 @@ fn what_has_to_be_there_is_asked_for() {
                 "r.toml:5: data.train.format: missing: expected one format for files that look like both, found nothing; add for example format = \"text\"",
             ],
         ),
+        (
+            &[(5, "train = { files = [\"a.parquet\", \"b.txt\"], format = \"parquet\" }")],
+            &[
+                "r.toml:5: data.train.files: expected patterns that end in .parquet, as the format says, found \"b.txt\"; leave the format out, or name other files",
+            ],
+        ),
+        (
+            &[(5, "train = { files = [\"a.parquet\"], format = \"text\" }")],
+            &[
+                "r.toml:5: data.train.files: expected no pattern that ends in .parquet, unless the format says so, found \"a.parquet\"; write format = \"parquet\"",
+            ],
+        ),
     ]);
 }
 
