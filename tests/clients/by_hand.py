@@ -1,4 +1,4 @@
-"""What no client reads without a GPU, decoded from the descriptions of the layouts alone, in float32.
+"""What no client reads without a GPU, or reads in another way, decoded from the descriptions of the layouts alone, in float32.
 
 ModelOpt's tensors are those that TensorRT-LLM and vLLM document; the 2:4 container is Trimwick's own (docs/deploy.md). Nothing of
 Trimwick is called, so that a mistake in its packing cannot hide in its unpacking.
@@ -63,11 +63,16 @@ def container(parts, _):
     return scaled(values, scale * parts["weight_scale_2"] if "weight_scale_2" in parts else scale)
 
 
+def nvfp4(parts, _):
+    """A weight of a compressed-tensors folder of NVFP4, which the library itself computes in bfloat16."""
+    return scaled(E2M1[nibbles(parts["weight_packed"]).long()], parts["weight_scale"].float() / parts["weight_global_scale"])
+
+
 def decode(folder):
     """Every tensor of a folder by its name in transformers."""
     folder = pathlib.Path(folder)
     table = json.loads((folder / "config.json").read_text())["quantization_config"]
-    read = {"modelopt": modelopt, "trimwick": container}[table["quant_method"]]
+    read = {"modelopt": modelopt, "trimwick": container, "compressed-tensors": nvfp4}[table["quant_method"]]
     layers, tensors = {}, {}
     for file in sorted(folder.glob("*.safetensors")):
         for name, tensor in load_file(file).items():
@@ -79,15 +84,31 @@ def decode(folder):
     return tensors
 
 
-def companion_scales(model, file):
-    """Applies NVFP4's scales of tensors, which transformers leaves unread in a GGUF file; gives how many there are."""
-    from gguf import GGUFReader
+def gguf_tensors(file, heads):
+    """Every tensor of a GGUF file whose NVFP4 weights have scales of tensors beside them, by its name in transformers.
 
-    scales = [tensor for tensor in GGUFReader(file).tensors if tensor.name.endswith(".scale")]
-    for tensor in scales:
-        _, block, part, _ = tensor.name.split(".")
-        kind, part = part.split("_")
-        layer = model.model.layers[int(block)]
-        layer = getattr(layer.self_attn if kind == "attn" else layer.mlp, "o_proj" if part == "output" else f"{part}_proj")
-        layer.weight.data.mul_(float(tensor.data[0]))
-    return len(scales)
+    transformers stops at such a file: it takes the one number of `blk.0.attn_q.scale` for rows of a query projection. `heads` are
+    those of queries and of keys, whose rows a file of the architecture llama keeps in another order.
+    """
+    import gguf
+
+    parts = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_output": "self_attn.o_proj"}
+    parts |= {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"}
+    parts |= {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+    whole = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+    read = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    tensors = {}
+    for name, tensor in read.items():
+        if name.endswith(".scale"):
+            continue
+        values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        if (scale := name.replace(".weight", ".scale")) in read:
+            values *= float(read[scale].data[0])
+        if name not in whole:
+            _, block, part, _ = name.split(".")
+            if part in ("attn_q", "attn_k"):
+                rows = values.reshape(heads[part == "attn_k"], -1, 2, values.shape[1])
+                values = rows.swapaxes(1, 2).reshape(values.shape)
+            whole[name] = f"model.layers.{block}.{parts[part]}.weight"
+        tensors[whole[name]] = values
+    return tensors

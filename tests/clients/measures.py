@@ -1,4 +1,4 @@
-"""What a model in transformers and one in llama.cpp say of some tokens, and how far apart they are."""
+"""What a model in transformers and one in llama.cpp say of some tokens, how far apart they are, and the table of it."""
 
 import json
 import math
@@ -56,3 +56,20 @@ def llama_cpp(clients, export, text, ids, run):
     if json.loads(done.stdout.splitlines()[-1]) != ids.tolist():
         raise RuntimeError("llama.cpp: other ids of the text")
     return [torch.frombuffer(bytearray((run / "logits.f32").read_bytes()), dtype=torch.float32).reshape(len(ids), -1)]
+
+
+class Table:
+    """Rows as they are found, and what failed."""
+
+    def __init__(self):
+        self.rows, self.failed = [], 0
+
+    def add(self, *cells, ok=True):
+        self.rows.append([str(cell) for cell in cells] + ["yes" if ok else "NO"])
+        self.failed += not ok
+        print(" | ".join(self.rows[-1]), flush=True)
+
+    def write(self):
+        heads = ["case", "target", "size", "client", "KL", "same best", "other bits", "perplexity: Trimwick / client", "ok"]
+        for row in [heads, ["---"] * len(heads), *self.rows]:
+            print("| " + " | ".join(row) + " |")

@@ -39,7 +39,7 @@ pub(crate) fn of(run: &Run) -> Result<String> {
             (blocks(&summary.blocks)?)
         }
         (passes(summary)?)
-        (budget(summary))
+        (budget(run)?)
         @if let Some(weights) = &run.weights {
             h2 { "The written weights" }
             (classes(weights))

@@ -3,17 +3,26 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
+use trimwick_quant::mixed::{Group, Sensitivities};
 use trimwick_recipe::run::{LayerReport, MixedChoice, Summary};
 
 use crate::Result;
 use crate::charts::{Axes, per_layer};
 use crate::parts::figure;
+use crate::run::Run;
 use crate::words::count;
 
 const LAYERS: Axes = Axes {
     name: "passes",
     x: "layer, in the order of the model",
     y: "signal to noise (dB)",
+    size: (900, 260),
+};
+
+const GROUPS: Axes = Axes {
+    name: "sensitivities",
+    x: "layers that are decided together, in the order of the model",
+    y: "cost (log₁₀)",
     size: (900, 260),
 };
 
@@ -60,7 +69,7 @@ fn chart(name: &str, all: &[LayerReport]) -> Result<Markup> {
     let (before, after) = (values(|r| r.before_db), values(|r| r.after_db));
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let caption = format!(
-        "{name}: each layer's output on the calibration text against the unquantized one, in decibels; higher is nearer. The mean goes from {:.2} to {:.2} dB.",
+        "{name}: each layer's output on the calibration text against what it was, in decibels; higher is nearer. The mean goes from {:.2} to {:.2} dB.",
         mean(&before),
         mean(&after)
     );
@@ -68,16 +77,20 @@ fn chart(name: &str, all: &[LayerReport]) -> Result<Markup> {
 }
 
 /// The schemes that a budget has chosen; nothing without one.
-pub(crate) fn budget(summary: &Summary) -> Markup {
-    let Some(MixedChoice { bits, method, score, exact, layers }) = &summary.mixed else { return html! {} };
+pub(crate) fn budget(run: &Run) -> Result<Markup> {
+    let Some(MixedChoice { bits, method, score, exact, layers }) = &run.summary.mixed else {
+        return Ok(html! {});
+    };
+    let chart = run.sensitivities.as_ref().map(sensitivities).transpose()?;
     let mut schemes: BTreeMap<&str, usize> = BTreeMap::new();
     layers.values().for_each(|scheme| *schemes.entry(scheme).or_default() += 1);
-    html! {
+    Ok(html! {
         h2 { "What the budget bought" }
         p {
             (format!("{bits:.3}")) " bits a weight, scales counted; sensitivities by " (method) ", their sum " (format!("{score:.3e}")) "; "
             @if *exact { "no other choice within the budget has a lower one." } @else { "the best choice that was found in a minute." }
         }
+        @if let Some(chart) = &chart { (chart) }
         div.wide { table {
             tr { th { "scheme" } th { "layers" } }
             @for (scheme, layers) in &schemes { tr { td { (scheme) } td { (layers) } } }
@@ -86,5 +99,21 @@ pub(crate) fn budget(summary: &Summary) -> Markup {
             summary { "Every layer" }
             div.wide { table { @for (layer, scheme) in layers { tr { td { code { (layer) } } td { (scheme) } } } } }
         }
-    }
+    })
+}
+
+/// What each candidate was thought to cost each group of layers.
+fn sensitivities(found: &Sensitivities) -> Result<Markup> {
+    // A candidate that costs nothing stands at the bottom.
+    let costs = |group: &Group| group.costs.iter().map(|cost| cost.score).collect::<Vec<_>>();
+    let positive = found.groups.iter().flat_map(costs).filter(|score| *score > 0.);
+    let least = positive.reduce(f64::min).unwrap_or(1.);
+    let of = |i: usize| {
+        let scores = found.groups.iter().filter_map(|group| group.costs.get(i));
+        scores.map(|cost| cost.score.max(least).log10()).collect::<Vec<_>>()
+    };
+    let series: Vec<(&str, Vec<f64>)> =
+        found.schemes.iter().enumerate().map(|(i, scheme)| (scheme.as_str(), of(i))).collect();
+    let caption = "What each scheme adds to the loss of a group of layers, or is thought to: the choice has the least sum within the budget.";
+    Ok(figure(&per_layer(GROUPS, &series)?, caption))
 }

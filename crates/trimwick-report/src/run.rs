@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::Value;
 use trimwick_models::LlamaConfig;
+use trimwick_quant::mixed::Sensitivities;
 use trimwick_recipe::Recipe;
 use trimwick_recipe::run::{Summary, layer_shapes};
 
@@ -26,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) recipe: String,
     /// The written weights, where they are still there.
     pub(crate) weights: Option<Weights>,
+    /// What each scheme would have cost, where a budget has chosen.
+    pub(crate) sensitivities: Option<Sensitivities>,
     /// What `trimwick bench` found, where it was put into the folder.
     pub(crate) bench: Option<Bench>,
 }
@@ -42,6 +46,7 @@ const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics";
 /// The model that one-shot pruning left, masks included.
 const ONE_SHOT: &str = "stages/pruned.safetensors";
+const SENSITIVITIES: &str = "stages/sensitivities.json";
 
 impl Run {
     /// Reads the folder of a finished run.
@@ -63,8 +68,23 @@ impl Run {
         };
         let absolute = path.canonicalize().unwrap_or_else(|_| path.into());
         let name = absolute.file_name().map_or_else(|| summary.name.clone(), |n| n.to_string_lossy().into());
-        Ok(Self { name, summary, curves, recipe, weights, bench: Bench::read(path)? })
+        let (sensitivities, bench) = (sensitivities(&path.join(SENSITIVITIES))?, Bench::read(path)?);
+        Ok(Self { name, summary, curves, recipe, weights, sensitivities, bench })
     }
+}
+
+fn sensitivities(path: &Path) -> Result<Option<Sensitivities>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let record: Record<Sensitivities> = serde_json::from_str(&text(path)?).map_err(|e| broken(path, &e))?;
+    Ok(Some(record.result))
+}
+
+/// What a stage left, beside what it took.
+#[derive(Deserialize)]
+struct Record<T> {
+    result: T,
 }
 
 /// The metrics files of a run with what they hold, by their names; `main` is the arm of the one without a name.

@@ -118,6 +118,7 @@ fn a_page_has_what_the_run_has() {
     for part in [
         "gptq: each layer's output",
         "<h2>What the budget bought</h2>",
+        "What each scheme adds to the loss",
         "<h2>Exports</h2>",
         "<code>exports/model.gguf</code>",
         "<code>exports/compressed-tensors</code>",
