@@ -15,6 +15,7 @@ use trimwick::train::{
     TrainConfig, Trainer, Warmup, Windows, infer,
 };
 
+use crate::attention::{Attention, Optimizer};
 use crate::products::Products;
 use crate::shape::Shape;
 use crate::stock::Stock;
@@ -33,6 +34,14 @@ pub(crate) fn serve(name: &str, shape: Shape) -> Result<()> {
         "products" => {
             let mut products = Products::new(shape);
             answer(|| products.step())
+        }
+        "attention" => {
+            let mut attention = Attention::new(shape);
+            answer(|| attention.step())
+        }
+        "optimizer" => {
+            let mut optimizer = Optimizer::new(shape);
+            answer(|| optimizer.step())
         }
         "stock" => {
             let mut stock = Stock::new(shape)?;
@@ -53,7 +62,7 @@ pub(crate) fn serve(name: &str, shape: Shape) -> Result<()> {
         "qat-int8" => train(shape, &Own { scheme: Some("int8-static"), ..Own::default() }),
         _ => bail!(
             "contestant {name:?}: expected plain, blocks, lean, lean-int8, distilled, qat, qat-int8, products, \
-             stock, torch or modelopt"
+             attention, optimizer, stock, torch or modelopt"
         ),
     }
 }

@@ -9,6 +9,7 @@
 //! threads. They take turns, one step each, in an order that turns around every round: what else the machine does hits
 //! all of them alike. Ratios are those of the least times. The shape is SmolLM2-135M's; `--layers` changes its depth.
 
+mod attention;
 mod contest;
 mod contestants;
 mod products;

@@ -2,7 +2,7 @@
 
     pip install torch transformers accelerate compressed-tensors==0.20.0 gguf==0.19.0
     tests/clients/install.sh                       # llama.cpp, if wanted
-    cargo build --release && python tests/clients/smollm2.py [--only int4-g64] [--keep]
+    cargo build --release && python tests/clients/smollm2.py [--only int4-g64] [--windows 2] [--keep]
 
 Each case is a recipe without training: weights are rounded to the nearest point of a grid. `trimwick verify` reads every
 export back; then a client opens it, and its next-token distributions over a held-out text stand beside those of `RUN/model`,
