@@ -39,8 +39,10 @@ fn finish(out: &Path, overrides: &[String], cut: bool) -> (Summary, usize) {
     for cuts in 0..20 {
         let stop = AtomicBool::new(false);
         let mut report = |event: Event<'_>| {
+            // A block's line; those of its layers, which pruning tells, come before it is kept.
             if let Event::Note(text) = event
                 && text.starts_with("model.layers.")
+                && text.contains(": error ")
             {
                 stop.store(cut, Ordering::Relaxed);
             }

@@ -1,7 +1,7 @@
 //! What a folder says of its quantization: `quantization_config` of `config.json`, and ModelOpt's own file.
 
 use serde_json::{Map, Value, json};
-use trimwick_kernels::quant::Code;
+use trimwick_kernels::quant::{Code, ScaleFormat};
 use trimwick_quant::{Granularity, InputSpec, QuantSpec};
 
 /// A quantized layer, for the configuration.
@@ -41,7 +41,7 @@ fn numbers(spec: &QuantSpec) -> (u32, &'static str) {
     }
 }
 
-/// The arguments of one quantizer in compressed-tensors' words.
+/// The arguments of one quantizer in compressed-tensors' words, which ModelOpt uses too.
 fn args(spec: &QuantSpec, dynamic: Value) -> Value {
     let (bits, kind) = numbers(spec);
     let (strategy, group) = match spec.granularity {
@@ -63,7 +63,19 @@ fn args(spec: &QuantSpec, dynamic: Value) -> Value {
     Value::Object(args)
 }
 
-fn input_args(input: &InputSpec) -> Value {
+/// The same with the type of scales that are no plain floats: without it compressed-tensors computes the scales of dynamic
+/// inputs in floats, off the grid that was trained.
+fn typed_args(spec: &QuantSpec, dynamic: Value) -> Value {
+    let mut args = args(spec, dynamic);
+    match spec.scale {
+        ScaleFormat::E4M3 => args["scale_dtype"] = json!("torch.float8_e4m3fn"),
+        ScaleFormat::E8M0Ceil | ScaleFormat::E8M0Floor => args["scale_dtype"] = json!("torch.uint8"),
+        ScaleFormat::F32 | ScaleFormat::F16 | ScaleFormat::BF16 => {}
+    }
+    args
+}
+
+fn input_args(input: &InputSpec, args: fn(&QuantSpec, Value) -> Value) -> Value {
     let dynamic = match (input.dynamic, input.spec.has_global()) {
         // The scales of groups follow the values, the one behind them does not.
         (false, true) => json!("local"),
@@ -82,13 +94,13 @@ pub(crate) fn compressed(layers: &[Named], ignored: &[String], kv: &Kv) -> Value
     let mut table = Map::new();
     for (i, group) in groups.iter().enumerate() {
         let targets = if groups.len() == 1 { json!(["Linear"]) } else { json!(group.paths) };
-        let input = group.first.input.as_ref().map_or(Value::Null, input_args);
+        let input = group.first.input.as_ref().map_or(Value::Null, |input| input_args(input, typed_args));
         table.insert(
             format!("group_{i}"),
             json!({
                 "targets": targets,
                 "format": group.first.format,
-                "weights": args(&group.first.weight, json!(false)),
+                "weights": typed_args(&group.first.weight, json!(false)),
                 "input_activations": input,
                 "output_activations": null,
             }),
@@ -126,7 +138,7 @@ fn producer() -> Value {
 /// ModelOpt, for `config.json`.
 pub(crate) fn modelopt(layers: &[Named], ignored: &[String], kv: &Kv) -> Value {
     let Some(first) = layers.first() else { return Value::Null };
-    let input = first.input.as_ref().map_or(Value::Null, input_args);
+    let input = first.input.as_ref().map_or(Value::Null, |input| input_args(input, args));
     json!({
         "quant_method": "modelopt",
         "quant_algo": first.format,
@@ -162,4 +174,38 @@ pub(crate) fn container(layers: &[Named]) -> Value {
     let schemes: Map<String, Value> =
         layers.iter().map(|layer| (layer.path.clone(), json!(layer.weight.to_string()))).collect();
     json!({ "quant_method": "trimwick", "version": 1, "layers": schemes })
+}
+
+#[cfg(test)]
+mod tests {
+    use trimwick_quant::Scheme;
+
+    use super::*;
+
+    /// Weights and inputs of a scheme, as each runtime is told.
+    fn told(scheme: &str) -> [Value; 2] {
+        let Scheme { weight, input } = scheme.parse().unwrap();
+        let (path, format) = ("fc".to_string(), "pack-quantized");
+        let layers = [Named { path, weight: weight.unwrap(), input, format }];
+        [compressed(&layers, &[], &None), modelopt(&layers, &[], &None)]
+            .map(|config| config["config_groups"]["group_0"].clone())
+    }
+
+    #[test]
+    fn scales_that_are_no_floats_say_their_type() {
+        for (scheme, expected) in [
+            ("nvfp4", json!("torch.float8_e4m3fn")),
+            ("mxfp4", json!("torch.uint8")),
+            ("mxfp8", json!("torch.uint8")),
+            ("int8-static", Value::Null),
+            ("fp8", Value::Null),
+        ] {
+            let [compressed, modelopt] = told(scheme);
+            assert_eq!(compressed["weights"]["scale_dtype"], expected, "{scheme}");
+            let input = &compressed["input_activations"];
+            assert!(input.is_null() || input["scale_dtype"] == expected, "{scheme}: {input}");
+            assert_eq!(modelopt["weights"]["scale_dtype"], Value::Null, "{scheme}");
+        }
+        assert!(!told("nvfp4")[0]["input_activations"].is_null());
+    }
 }
