@@ -104,8 +104,10 @@ impl<S: InputSums> State<S> {
                     None => parts.push((x, vec![position])),
                 }
             }
+            // Only a set that is split needs copies: sums of a wide layer are hundreds of megabytes.
+            let mut copies = std::iter::repeat_n(sums, parts.len());
             for (x, members) in parts {
-                let mut sums = sums.clone();
+                let Some(mut sums) = copies.next() else { break };
                 if let Some(x) = x {
                     let cols = self.cols[members[0]];
                     ops::with_slices::<f32, _, 1>([x], |[x]| {
