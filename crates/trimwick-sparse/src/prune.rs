@@ -195,7 +195,7 @@ fn prune_layer(
     let mut values = dense.clone();
     let weight = Weight { layer: path, values: &mut values, cols };
     let Pruned { bits, damping, retries, dead } = method.prune(weight, pattern, stats)?;
-    drop_others(&mut values, &bits);
+    kernels::apply_mask_inplace(&mut values, &bits);
     let noise = Noise::new(&dense, cols, stats);
     let after = noise.decibels(&values);
     let before = if method.name() == Magnitude.name() {
@@ -204,22 +204,13 @@ fn prune_layer(
         let mut plain = dense.clone();
         let weight = Weight { layer: path, values: &mut plain, cols };
         let bits = Magnitude.prune(weight, pattern, None)?.bits;
-        drop_others(&mut plain, &bits);
+        kernels::apply_mask_inplace(&mut plain, &bits);
         noise.decibels(&plain)
     };
     drop(noise);
     geometry.scatter(layer, values)?;
     mask::fix(layer, &geometry.scatter_bits(&bits))?;
     Ok(LayerReport { damping, retries, dead, ..LayerReport::new(path, method.name(), before, after) })
-}
-
-/// Zeroes the values whose bit is not set.
-fn drop_others(values: &mut [f32], bits: &[u8]) {
-    for (i, value) in values.iter_mut().enumerate() {
-        if bits[i / 8] >> (i % 8) & 1 == 0 {
-            *value = 0.;
-        }
-    }
 }
 
 /// What a weight's output is measured against: on the inputs that were kept, or the weight itself without any.
