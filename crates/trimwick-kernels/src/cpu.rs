@@ -57,7 +57,7 @@ pub(crate) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
-/// AVX-512 with products of bytes and with bytes spread by a mask: Ice Lake, Zen 4 and later.
+/// AVX-512 with products of bytes and with bits gathered into bytes: Ice Lake, Zen 4 and later.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) fn has_vnni() -> bool {
@@ -65,7 +65,6 @@ pub(crate) fn has_vnni() -> bool {
         && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512vbmi2")
 }
 
 /// Defines a function that runs with the widest vectors of the processor.
@@ -122,17 +121,11 @@ mod tests {
 
     /// Every level of this processor; the baseline comes last.
     fn levels() -> Vec<Level> {
-        let mut levels = vec![Level::Baseline];
         #[cfg(target_arch = "x86_64")]
-        {
-            if has_avx2() {
-                levels.insert(0, Level::Avx2);
-            }
-            if has_avx512() {
-                levels.insert(0, Level::Avx512);
-            }
-        }
-        levels
+        let wide = [has_avx512().then_some(Level::Avx512), has_avx2().then_some(Level::Avx2)];
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide: [Option<Level>; 0] = [];
+        wide.into_iter().flatten().chain([Level::Baseline]).collect()
     }
 
     fn same_at_every_level<const N: usize>(case: &str, lengths: [usize; N], f: impl Fn([&mut [f32]; N])) {

@@ -6,11 +6,12 @@
 
 /// Defines `Loop` and `Level` for the trait `Simd` and the tokens of a room.
 ///
-/// Given are, for AVX-512 and AVX2, whether the processor has the features that the room asks for, and the function
-/// that runs a loop with them; and the token that every processor can use. The condition has to ask for every feature
-/// that its function is compiled with: the soundness of calling it hangs on that.
+/// Given are, for each instruction set and the widest first, the architecture it belongs to, whether the processor has
+/// the features that the room asks for, and the function that runs a loop with them; and the token that every processor
+/// can use. The condition has to ask for every feature that its function is compiled with: the soundness of calling it
+/// hangs on that.
 macro_rules! levels {
-    (avx512: $has_avx512:expr => $run_avx512:path, avx2: $has_avx2:expr => $run_avx2:path, baseline: $array:expr $(,)?) => {
+    ($($arch:literal $name:ident: $has:expr => $run:path,)* baseline: $array:expr $(,)?) => {
         /// A loop to compile for every instruction set. Everything it calls with registers has to be inlined into it:
         /// functions as `#[inline(always)]`, and no closures.
         pub(super) trait Loop {
@@ -24,10 +25,10 @@ macro_rules! levels {
 
         #[derive(Clone, Copy, Debug)]
         enum Features {
-            #[cfg(target_arch = "x86_64")]
-            Avx512,
-            #[cfg(target_arch = "x86_64")]
-            Avx2,
+            $(
+                #[cfg(target_arch = $arch)]
+                $name,
+            )*
             Baseline,
         }
 
@@ -39,25 +40,24 @@ macro_rules! levels {
 
             /// Every level of this processor, the widest first and the arrays last.
             pub fn all() -> impl Iterator<Item = Self> {
-                #[cfg(target_arch = "x86_64")]
-                let wide = [
-                    ($has_avx512).then_some(Self(Features::Avx512)),
-                    ($has_avx2).then_some(Self(Features::Avx2)),
-                ];
-                #[cfg(not(target_arch = "x86_64"))]
-                let wide: [Option<Self>; 0] = [];
+                let wide = [$({
+                    #[cfg(target_arch = $arch)]
+                    let level = ($has).then_some(Self(Features::$name));
+                    #[cfg(not(target_arch = $arch))]
+                    let level = None;
+                    level
+                },)*];
                 wide.into_iter().flatten().chain([Self(Features::Baseline)])
             }
 
             /// Runs a loop with the registers of this level.
             pub fn run<L: Loop>(self, work: L) -> L::Output {
                 match self.0 {
-                    // SAFETY: a level of these features exists only when `all` has found that the processor has them.
-                    #[cfg(target_arch = "x86_64")]
-                    Features::Avx512 => unsafe { $run_avx512(work) },
-                    // SAFETY: as above.
-                    #[cfg(target_arch = "x86_64")]
-                    Features::Avx2 => unsafe { $run_avx2(work) },
+                    $(
+                        // SAFETY: a level of these features exists only when `all` has found that the processor has them.
+                        #[cfg(target_arch = $arch)]
+                        Features::$name => unsafe { $run(work) },
+                    )*
                     Features::Baseline => work.run($array),
                 }
             }
@@ -67,7 +67,7 @@ macro_rules! levels {
 pub(crate) use levels;
 
 /// Methods of a token that are an expression of intrinsics.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! intrinsics {
     ($($name:ident($($arg:ident: $t:ty),*) -> $out:ty = $body:expr;)*) => {$(
         #[inline(always)]
@@ -78,5 +78,5 @@ macro_rules! intrinsics {
         }
     )*};
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use intrinsics;

@@ -2,8 +2,10 @@
 //!
 //! A generated token is some hundred products of a few microseconds. Waking rayon's sleeping threads for each would
 //! cost as much again, so a [`Crew`] borrows the threads of the pool for a while: between jobs they watch a counter.
-//! A job is a number of pieces that whoever is free takes, so that nothing waits for a thread that the system has put
-//! aside before it took one, and nothing hangs where the pool's threads are busy elsewhere: the caller does the rest.
+//! A job is a number of pieces. Each thread begins with a run of them that is its own, the same for jobs of as many
+//! pieces, so that it reads on where memory goes on; who is done takes what is left of the others'. So nothing waits for a
+//! thread that the system has put aside before it took a piece, and nothing hangs where the pool's threads are busy
+//! elsewhere: the caller does the rest.
 
 use std::cell::{Cell, UnsafeCell};
 use std::hint::spin_loop;
@@ -22,14 +24,19 @@ struct Job {
     pieces: usize,
 }
 
+/// A counter that shares its cache line with no other.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counter(AtomicUsize);
+
 struct Shared {
     job: UnsafeCell<Option<Job>>,
     /// Counts jobs; a helper takes part in each once.
     epoch: AtomicUsize,
     /// Whether the job may be entered.
     open: AtomicBool,
-    /// The next piece that nobody has taken.
-    next: AtomicUsize,
+    /// Of each thread's run the next piece that nobody has taken.
+    next: Vec<Counter>,
     /// Helpers that are inside of the job, or about to see that it is closed.
     active: AtomicUsize,
     failed: AtomicBool,
@@ -87,7 +94,7 @@ fn wait(until: impl Fn() -> bool) {
 }
 
 impl Shared {
-    fn serve(&self) {
+    fn serve(&self, me: usize) {
         let mut seen = 0;
         loop {
             let open = || self.epoch.load(Ordering::Acquire) != seen && self.open.load(Ordering::Acquire);
@@ -102,22 +109,26 @@ impl Shared {
                 seen = self.epoch.load(Ordering::SeqCst);
                 // SAFETY: the job is open and this helper is counted, so the leader does not write.
                 if let Some(job) = unsafe { *self.job.get() } {
-                    self.take_part(job);
+                    self.take_part(job, me);
                 }
             }
             drop(inside);
         }
     }
 
-    fn take_part(&self, job: Job) {
+    fn take_part(&self, job: Job, me: usize) {
         // SAFETY: the leader keeps the work alive until nobody is inside of the job.
         let work = unsafe { &*job.work };
-        loop {
-            let piece = self.next.fetch_add(1, Ordering::Relaxed);
-            if piece >= job.pieces {
-                return;
+        let size = self.next.len();
+        for thread in (me..size).chain(0..me) {
+            let end = (thread + 1) * job.pieces / size;
+            loop {
+                let piece = self.next[thread].0.fetch_add(1, Ordering::Relaxed);
+                if piece >= end {
+                    break;
+                }
+                work(piece);
             }
-            work(piece);
         }
     }
 }
@@ -127,6 +138,8 @@ pub struct Crew<'a> {
     /// None: the calling thread alone.
     shared: Option<&'a Shared>,
     size: usize,
+    /// The leader's number among the threads.
+    leader: usize,
 }
 
 impl Crew<'_> {
@@ -140,7 +153,7 @@ impl Crew<'_> {
             job: UnsafeCell::new(None),
             epoch: AtomicUsize::new(0),
             open: AtomicBool::new(false),
-            next: AtomicUsize::new(0),
+            next: (0..rayon::current_num_threads()).map(|_| Counter::default()).collect(),
             active: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             done: AtomicBool::new(false),
@@ -148,25 +161,25 @@ impl Crew<'_> {
         rayon::scope(|scope| {
             let size = rayon::current_num_threads();
             if size < 2 || LEADS.get() {
-                return f(&Crew { shared: None, size: 1 });
+                return f(&Crew { shared: None, size: 1, leader: 0 });
             }
-            let leader = rayon::current_thread_index();
+            let leader = rayon::current_thread_index().unwrap_or(0);
             let helpers = &shared;
             scope.spawn_broadcast(move |_, context| {
                 // The leader may come by here when it waits for others in rayon's own way.
-                if Some(context.index()) != leader {
-                    helpers.serve();
+                if context.index() != leader {
+                    helpers.serve(context.index());
                 }
             });
             LEADS.set(true);
             let _home = Home(helpers);
-            f(&Crew { shared: Some(helpers), size })
+            f(&Crew { shared: Some(helpers), size, leader })
         })
     }
 
     /// The calling thread alone, for work too small to share.
     pub fn alone() -> Crew<'static> {
-        Crew { shared: None, size: 1 }
+        Crew { shared: None, size: 1, leader: 0 }
     }
 
     /// The number of threads.
@@ -190,11 +203,13 @@ impl Crew<'_> {
         let job = Job { work, pieces };
         // SAFETY: the job is not open and nobody is inside, as `Closing` has seen.
         unsafe { *shared.job.get() = Some(job) };
-        shared.next.store(0, Ordering::SeqCst);
+        for (thread, next) in shared.next.iter().enumerate() {
+            next.0.store(thread * pieces / self.size, Ordering::SeqCst);
+        }
         shared.epoch.fetch_add(1, Ordering::SeqCst);
         shared.open.store(true, Ordering::SeqCst);
         let closing = Closing(shared);
-        shared.take_part(job);
+        shared.take_part(job, self.leader);
         drop(closing);
         assert!(!shared.failed.load(Ordering::SeqCst), "crew: a piece panicked");
     }

@@ -7,9 +7,12 @@ use super::out::Out;
 use super::simd::{Loop, ROWS, Simd};
 use super::weight::{Packed, Shift, UNIT};
 
-/// Eight inputs of sixteen rows as numbers, before scales.
+/// Inputs that are decoded at once, half a unit.
+const EIGHT: usize = UNIT / 2;
+
+/// Eight inputs of sixteen rows as numbers, before scales: those of a half of a unit.
 pub(super) trait Floats: Copy + Send + Sync {
-    fn unit<S: Simd>(self, simd: S, unit: &[u8], zero: S::F) -> [S::F; UNIT];
+    fn half<S: Simd, const HALF: usize>(self, simd: S, unit: &[u8], zero: S::F) -> [S::F; EIGHT];
 }
 
 /// Codes less their zero.
@@ -26,8 +29,8 @@ pub(super) struct Plain<const BYTES: usize, const BF16: bool>;
 
 impl<E: Elements> Floats for Coded<E> {
     #[inline(always)]
-    fn unit<S: Simd>(self, simd: S, unit: &[u8], zero: S::F) -> [S::F; UNIT] {
-        let [a, b] = self.0.unit(simd, unit);
+    fn half<S: Simd, const HALF: usize>(self, simd: S, unit: &[u8], zero: S::F) -> [S::F; EIGHT] {
+        let [a, b] = self.0.quads::<S, HALF>(simd, unit);
         let bytes = [
             simd.byte::<0>(a),
             simd.byte::<1>(a),
@@ -38,7 +41,7 @@ impl<E: Elements> Floats for Coded<E> {
             simd.byte::<2>(b),
             simd.byte::<3>(b),
         ];
-        let mut out = [zero; UNIT];
+        let mut out = [zero; EIGHT];
         for (out, byte) in out.iter_mut().zip(bytes) {
             *out = simd.sub(simd.convert(byte), zero);
         }
@@ -48,8 +51,8 @@ impl<E: Elements> Floats for Coded<E> {
 
 impl Floats for Fp8 {
     #[inline(always)]
-    fn unit<S: Simd>(self, simd: S, unit: &[u8], _zero: S::F) -> [S::F; UNIT] {
-        let [a, b] = Bytes.unit(simd, unit);
+    fn half<S: Simd, const HALF: usize>(self, simd: S, unit: &[u8], _zero: S::F) -> [S::F; EIGHT] {
+        let [a, b] = Bytes.quads::<S, HALF>(simd, unit);
         [
             simd.fp8::<0>(a),
             simd.fp8::<1>(a),
@@ -65,8 +68,9 @@ impl Floats for Fp8 {
 
 impl<const BYTES: usize, const BF16: bool> Floats for Plain<BYTES, BF16> {
     #[inline(always)]
-    fn unit<S: Simd>(self, simd: S, unit: &[u8], _zero: S::F) -> [S::F; UNIT] {
-        let mut out = [simd.splat(0.); UNIT];
+    fn half<S: Simd, const HALF: usize>(self, simd: S, unit: &[u8], _zero: S::F) -> [S::F; EIGHT] {
+        let mut out = [simd.splat(0.); EIGHT];
+        let unit = &unit[HALF * EIGHT * BYTES * ROWS..];
         for (out, x) in out.iter_mut().zip(unit.chunks_exact(BYTES * ROWS)) {
             *out = match BYTES {
                 4 => simd.f32(&x.as_chunks().0[0]),
@@ -76,6 +80,18 @@ impl<const BYTES: usize, const BF16: bool> Floats for Plain<BYTES, BF16> {
         }
         out
     }
+}
+
+/// Eight products added as a tree.
+#[inline(always)]
+fn tree<S: Simd>(simd: S, w: [S::F; EIGHT], x: &[f32]) -> S::F {
+    let mut p = w;
+    for (p, x) in p.iter_mut().zip(x) {
+        *p = simd.mul(*p, simd.splat(*x));
+    }
+    let a = simd.add(simd.add(p[0], p[1]), simd.add(p[2], p[3]));
+    let b = simd.add(simd.add(p[4], p[5]), simd.add(p[6], p[7]));
+    simd.add(a, b)
 }
 
 /// A scale of 1 where there are none.
@@ -125,14 +141,9 @@ impl<W: Floats> Loop for Single<'_, W> {
                 let from = group * weight.group;
                 for _ in 0..weight.group / UNIT {
                     let (Some(unit), Some(x)) = (units.next(), inputs.next()) else { break };
-                    let w = self.floats.unit(simd, unit, zero);
-                    let mut p = [simd.splat(0.); UNIT];
-                    for j in 0..UNIT {
-                        p[j] = simd.mul(w[j], simd.splat(x[j]));
-                    }
-                    let a = simd.add(simd.add(p[0], p[1]), simd.add(p[2], p[3]));
-                    let b = simd.add(simd.add(p[4], p[5]), simd.add(p[6], p[7]));
-                    inner = simd.add(inner, simd.add(a, b));
+                    let (a, b) = x.split_at(EIGHT);
+                    inner = simd.add(inner, tree(simd, self.floats.half::<S, 0>(simd, unit, zero), a));
+                    inner = simd.add(inner, tree(simd, self.floats.half::<S, 1>(simd, unit, zero), b));
                 }
                 inner = simd.mul(inner, scale(weight, simd, at));
                 if let Shift::Minima(minima) = &weight.shift {
@@ -172,10 +183,16 @@ impl<W: Floats> Loop for Decode<'_, W> {
             for (u, unit) in units.enumerate() {
                 let at = panel * weight.groups + u * UNIT / weight.group;
                 let (zero, scale) = (zero(weight, simd, at), scale(weight, simd, at));
-                for w in self.floats.unit(simd, unit, zero) {
-                    let mut value = simd.mul(w, scale);
-                    if let Shift::Minima(minima) = &weight.shift {
-                        value = simd.add(value, minima.at(simd, at));
+                let minimum = match &weight.shift {
+                    Shift::Minima(minima) => Some(minima.at(simd, at)),
+                    _ => None,
+                };
+                let halves =
+                    [self.floats.half::<S, 0>(simd, unit, zero), self.floats.half::<S, 1>(simd, unit, zero)];
+                for w in halves.as_flattened() {
+                    let mut value = simd.mul(*w, scale);
+                    if let Some(minimum) = minimum {
+                        value = simd.add(value, minimum);
                     }
                     let to = rows.next().and_then(|row| row[i * ROWS..].first_chunk_mut());
                     if let Some(to) = to {

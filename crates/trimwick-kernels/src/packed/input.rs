@@ -1,11 +1,12 @@
 //! Activations, as they are and as bytes.
 
+use rayon::prelude::*;
+
+use super::weight::UNIT;
 use crate::cpu::wide;
 
 /// Inputs of a block with a scale of its own, where activations are rounded in blocks.
 pub(super) const BLOCK: usize = 32;
-/// Inputs whose codes are summed for the correction of unsigned weights.
-pub(super) const SUMMED: usize = 16;
 /// Rows that are multiplied together, the most and less.
 const TOGETHER: [usize; 3] = [8, 4, 1];
 
@@ -38,11 +39,13 @@ pub(super) struct Rounded {
     ready: bool,
     /// Inputs, filled up to whole blocks.
     pub k: usize,
-    /// Of M rows together: [k/4][M][4], behind those of the rows before.
-    pub codes: Vec<i8>,
-    /// [k/32][M], or [M] of tokens.
+    /// Two's complement, of M rows together: [k/16][M][16], behind those of the rows before.
+    pub codes: Vec<u8>,
+    /// The same codes and 128, unsigned.
+    pub raised: Vec<u8>,
+    /// [k/32][M], all the same for a token.
     pub scales: Vec<f32>,
-    /// [k/16][M].
+    /// Of the codes of a unit: [k/16][M].
     pub sums: Vec<i32>,
 }
 
@@ -72,9 +75,8 @@ impl Activations {
         let padded = k.next_multiple_of(BLOCK);
         self.floats.clear();
         self.floats.resize(m * padded, 0.);
-        for (to, x) in self.floats.chunks_exact_mut(padded.max(1)).zip(x.chunks_exact(k.max(1))) {
-            to[..k].copy_from_slice(x);
-        }
+        let rows = self.floats.chunks_exact_mut(padded.max(1)).zip(x.chunks_exact(k.max(1)));
+        rows.for_each(|(to, x)| to[..k].copy_from_slice(x));
         (self.blocks.ready, self.tokens.ready) = (false, false);
     }
 
@@ -121,32 +123,75 @@ impl Activations {
 impl Rounded {
     fn round(&mut self, x: &[f32], m: usize, padded: usize, block: Option<usize>) {
         let block = block.unwrap_or(padded).max(1);
-        let (blocks, summed) = (padded / block, padded / SUMMED);
+        let (blocks, summed) = (padded / BLOCK, padded / UNIT);
         self.k = padded;
         self.ready = true;
         self.codes.clear();
         self.codes.resize(m * padded, 0);
+        self.raised.clear();
+        self.raised.resize(m * padded, 0);
         self.scales.clear();
         self.scales.resize(m * blocks, 0.);
         self.sums.clear();
         self.sums.resize(m * summed, 0);
+        let (mut codes, mut raised) = (&mut self.codes[..], &mut self.raised[..]);
+        let (mut scales, mut sums) = (&mut self.scales[..], &mut self.sums[..]);
+        let parts: Vec<Part<'_>> = together(m)
+            .map(|(first, size)| Part {
+                rows: size,
+                x: &x[first * padded..][..size * padded],
+                block,
+                codes: cut(&mut codes, size * padded),
+                raised: cut(&mut raised, size * padded),
+                scales: cut(&mut scales, size * blocks),
+                sums: cut(&mut sums, size * summed),
+            })
+            .collect();
+        match parts.len() {
+            _ if padded == 0 => (),
+            1 => parts.into_iter().for_each(Part::round),
+            _ => parts.into_par_iter().for_each(Part::round),
+        }
+    }
+}
+
+/// The first `len` elements, which are taken off.
+fn cut<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    rest.split_off_mut(..len).unwrap_or_default()
+}
+
+/// Rows that are multiplied together, as they are and rounded.
+struct Part<'a> {
+    rows: usize,
+    /// [rows][k].
+    x: &'a [f32],
+    /// Inputs that share a scale.
+    block: usize,
+    codes: &'a mut [u8],
+    raised: &'a mut [u8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl Part<'_> {
+    fn round(self) {
+        let Self { rows, block, .. } = self;
+        let padded = self.x.len() / rows;
         let mut codes = vec![0i8; padded];
-        for (first, size) in together(m) {
-            for lane in 0..size {
-                let row = first + lane;
-                let scales = &mut self.scales[first * blocks..][..size * blocks];
-                let x = &x[row * padded..][..padded];
-                for (i, (x, codes)) in x.chunks(block).zip(codes.chunks_mut(block)).enumerate() {
-                    scales[i * size + lane] = round_block(x, codes);
+        for (lane, x) in self.x.chunks_exact(padded).enumerate() {
+            let of_block = block / BLOCK;
+            for (i, (x, codes)) in x.chunks(block).zip(codes.chunks_mut(block)).enumerate() {
+                let scale = round_block(x, codes);
+                for b in i * of_block..(i + 1) * of_block {
+                    self.scales[b * rows + lane] = scale;
                 }
-                let to = &mut self.codes[first * padded..][..size * padded];
-                for (i, quad) in codes.as_chunks::<4>().0.iter().enumerate() {
-                    to[4 * (i * size + lane)..][..4].copy_from_slice(quad);
-                }
-                let sums = &mut self.sums[first * summed..][..size * summed];
-                for (i, codes) in codes.chunks_exact(SUMMED).enumerate() {
-                    sums[i * size + lane] = codes.iter().map(|&c| i32::from(c)).sum();
-                }
+            }
+            for (i, unit) in codes.as_chunks::<UNIT>().0.iter().enumerate() {
+                let at = i * rows + lane;
+                self.codes[at * UNIT..][..UNIT].copy_from_slice(&unit.map(i8::cast_unsigned));
+                let raised = unit.map(|code| code.cast_unsigned() ^ 0x80);
+                self.raised[at * UNIT..][..UNIT].copy_from_slice(&raised);
+                self.sums[at] = unit.iter().map(|&code| i32::from(code)).sum();
             }
         }
     }
@@ -198,7 +243,9 @@ mod tests {
             for (first, size) in together(m) {
                 for lane in 0..size {
                     for j in 0..64 {
-                        let code = rounded.codes[first * 64 + 4 * ((j / 4) * size + lane) + j % 4];
+                        let at = first * 64 + 16 * ((j / 16) * size + lane) + j % 16;
+                        let code = rounded.codes[at].cast_signed();
+                        assert_eq!(i16::from(rounded.raised[at]), i16::from(code) + 128);
                         let scale = rounded.scales[first * blocks + j * blocks / 64 * size + lane];
                         let value = if j < k { x[(first + lane) * k + j] } else { 0. };
                         let error = (f32::from(code) * scale - value).abs();
@@ -206,8 +253,8 @@ mod tests {
                     }
                     for s in 0..4 {
                         let code = |j: usize| {
-                            let at = first * 64 + 4 * ((j / 4) * size + lane) + j % 4;
-                            i32::from(rounded.codes[at])
+                            let at = first * 64 + 16 * ((j / 16) * size + lane) + j % 16;
+                            i32::from(rounded.codes[at].cast_signed())
                         };
                         let want: i32 = (16 * s..16 * s + 16).map(code).sum();
                         assert_eq!(rounded.sums[first * 4 + s * size + lane], want);

@@ -24,8 +24,8 @@
 //! fake-quantized layers. With one to three rows of activations products read codes directly; a float product of more
 //! decodes a tile of the weight and multiplies that, an integer product never leaves the codes.
 //!
-//! **Instruction sets** are chosen at run time: AVX-512 with VNNI and VBMI2, AVX2, or arrays, all with the same bits.
-//! There is no NEON path yet: aarch64 runs the arrays.
+//! **Instruction sets** are chosen at run time: AVX-512 with VNNI and VBMI, AVX2, NEON with the products of `dotprod` or
+//! without, or arrays, all with the same bits.
 //!
 //! **Threads.** A [`Crew`] keeps the pool's threads awake for the many small products of a token.
 

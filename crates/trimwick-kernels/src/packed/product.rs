@@ -17,7 +17,7 @@ const TILED: usize = 4;
 /// Panels of a tile.
 const TILE: usize = 8;
 /// Panels of a piece of work with one row, at least.
-const PANELS: usize = 4;
+const PANELS: usize = 1;
 
 /// Runs `$value` with `$e` as the elements of a kind of codes.
 macro_rules! with_elements {
@@ -36,11 +36,15 @@ macro_rules! with_elements {
                 $value
             }
             Kind::KeptBytes => {
-                let $e = KeptBytes { fill: $weight.offset };
+                let $e = KeptBytes;
                 $value
             }
-            Kind::KeptNibbles | Kind::KeptTable => {
-                let $e = KeptNibbles { table: table($weight.kind), fill: $weight.offset };
+            Kind::KeptNibbles => {
+                let $e = KeptNibbles::<false>::new(table($weight.kind), $weight.offset);
+                $value
+            }
+            Kind::KeptTable => {
+                let $e = KeptNibbles::<true>::new(table($weight.kind), $weight.offset);
                 $value
             }
             _ => $other,
@@ -109,7 +113,7 @@ pub(super) fn product_at(
     let total: usize = outs.iter().map(|(weight, _)| weight.panels()).sum();
     // Several pieces for each thread, so that none waits long for another.
     let per = match m < TILED {
-        true => (total / (8 * crew.size())).clamp(PANELS, 64),
+        true => (total / (32 * crew.size())).clamp(PANELS, 64),
         false => TILE,
     };
     let pieces: Vec<(usize, Range<usize>)> = outs

@@ -118,15 +118,30 @@ impl Scales {
     /// The sixteen numbers of a group of a panel, `index` = panel · groups + group.
     #[inline(always)]
     pub fn at<S: Simd>(&self, simd: S, index: usize) -> S::F {
-        let data = self.data.bytes();
-        let x = match self.format {
-            Format::E8m0 => simd.e8m0(simd.widen(&data.as_chunks().0[index])),
-            Format::E4m3 => simd.e4m3(simd.widen(&data.as_chunks().0[index])),
-            Format::F16 => simd.f16(&data.as_chunks().0[index]),
-            Format::Bf16 => simd.bf16(&data.as_chunks().0[index]),
-            Format::F32 => simd.f32(&data.as_chunks().0[index]),
-        };
-        simd.mul(x, simd.splat(self.factor))
+        let mut out = [[0.; ROWS]];
+        self.read(simd, index, &mut out);
+        simd.floats(&out[0])
+    }
+
+    /// The numbers of the groups from `index` on.
+    #[inline(always)]
+    pub fn read<S: Simd>(&self, simd: S, index: usize, out: &mut [[f32; ROWS]]) {
+        let factor = simd.splat(self.factor);
+        let data = &self.data.bytes()[index * self.format.bytes() * ROWS..];
+        macro_rules! each {
+            ($x:ident => $value:expr) => {
+                for (out, $x) in out.iter_mut().zip(data.as_chunks().0) {
+                    simd.store(simd.mul($value, factor), out);
+                }
+            };
+        }
+        match self.format {
+            Format::E8m0 => each!(x => simd.e8m0(simd.widen(x))),
+            Format::E4m3 => each!(x => simd.e4m3(simd.widen(x))),
+            Format::F16 => each!(x => simd.f16(x)),
+            Format::Bf16 => each!(x => simd.bf16(x)),
+            Format::F32 => each!(x => simd.f32(x)),
+        }
     }
 }
 

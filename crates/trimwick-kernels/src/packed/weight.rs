@@ -5,12 +5,12 @@ use rayon::prelude::*;
 use super::aligned::Aligned;
 use super::element::{E2M1, Element, Groups};
 use super::elements::{Bytes, Elements, KeptBytes, KeptNibbles, Nibbles};
-use super::input::{Arithmetic, BLOCK, SUMMED};
+use super::input::{Arithmetic, BLOCK};
 use super::scales::Scales;
-use super::simd::ROWS;
+use super::simd::{ROWS, Simd};
 
 /// Inputs of a unit.
-pub(super) const UNIT: usize = 8;
+pub(super) const UNIT: usize = 16;
 
 /// How codes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +76,10 @@ impl Packed {
             };
             for j in 0..UNIT {
                 let at = 4 * (row % ROWS) + j % 4;
+                let quad = j / 4;
                 match element.small() {
-                    true => unit[at] |= code(j) << (4 * (j / 4)),
-                    false => unit[at + 64 * (j / 4)] = code(j),
+                    true => unit[at + 64 * (quad / 2)] |= code(j) << (4 * (quad % 2)),
+                    false => unit[at + 64 * quad] = code(j),
                 }
             }
         });
@@ -115,25 +116,25 @@ impl Packed {
             return None;
         }
         let mut packed = Self::coded(kind, element, codes, rows, cols, groups);
-        let (unit, half) = (packed.unit(), if element.small() { 32 } else { 64 });
+        let unit = packed.unit();
+        let codes_of = unit - 2 * ROWS;
         packed.fill(unit, |row, input, unit| {
-            for quad in 0..2 {
-                let from = input + 4 * quad;
+            let row_of = row % ROWS;
+            for quad in 0..UNIT / 4 {
+                let (from, half) = (input + 4 * quad, quad / 2);
                 let group: [u8; 4] = match row < rows && from < cols {
                     true => std::array::from_fn(|j| codes[row * cols + from + j]),
                     false => [0; 4],
                 };
                 let places = places(group.map(|code| !is_zero(code)));
-                let at = 2 * (row % ROWS);
                 for (i, &place) in places.iter().enumerate() {
-                    let code = element.stored(group[place]);
+                    let at = 4 * row_of + 2 * (quad % 2) + i;
                     match element.small() {
-                        true => unit[at + i] |= code << (4 * quad),
-                        false => unit[at + i + 32 * quad] = code,
+                        true => unit[at] |= element.stored(group[place]) << (4 * half),
+                        false => unit[at + 64 * half] = group[place],
                     }
+                    unit[codes_of + 2 * row_of + half] |= (place as u8) << (4 * (quad % 2) + 2 * i);
                 }
-                let mask = 1u8 << places[0] | 1 << places[1];
-                unit[half + 8 * quad + row % ROWS / 2] |= mask << (4 * (row % 2));
             }
         });
         Some(packed)
@@ -216,7 +217,7 @@ impl Packed {
         let mut packed = Self::empty(kind, rows, cols);
         let whole = groups.size >= cols;
         assert!(
-            whole || groups.size.is_multiple_of(SUMMED) && groups.size > 0,
+            whole || groups.size.is_multiple_of(UNIT) && groups.size > 0,
             "packed: groups of {}",
             groups.size
         );
@@ -306,6 +307,42 @@ impl Packed {
         self.codes.len() + self.scales.as_ref().map_or(0, Scales::bytes) + shift
     }
 
+    /// Whether groups have minima or zero points.
+    pub(super) fn is_shifted(&self) -> bool {
+        !matches!(self.shift, Shift::None)
+    }
+
+    /// Scales of the groups from `at` = panel · groups + group on; 1 where there are none.
+    #[inline(always)]
+    pub(super) fn factors<S: Simd>(&self, simd: S, at: usize, out: &mut [[f32; ROWS]]) {
+        match &self.scales {
+            Some(scales) => scales.read(simd, at, out),
+            None => out.fill([1.; ROWS]),
+        }
+    }
+
+    /// Minima of the same groups, whose scales are `factors`.
+    #[inline(always)]
+    pub(super) fn minima<S: Simd>(
+        &self,
+        simd: S,
+        at: usize,
+        factors: &[[f32; ROWS]],
+        out: &mut [[f32; ROWS]],
+    ) {
+        match &self.shift {
+            Shift::None => out.fill([0.; ROWS]),
+            Shift::Minima(minima) => minima.read(simd, at, out),
+            Shift::Zeros(zeros) => {
+                let zeros = &zeros.bytes().as_chunks().0[at..];
+                for ((out, factor), zeros) in out.iter_mut().zip(factors).zip(zeros) {
+                    let below = simd.sub(simd.splat(0.), simd.convert(simd.widen(zeros)));
+                    simd.store(simd.mul(below, simd.floats(factor)), out);
+                }
+            }
+        }
+    }
+
     /// Inputs filled up to whole blocks.
     pub(super) fn inputs(&self) -> usize {
         self.cols.next_multiple_of(BLOCK)
@@ -321,7 +358,7 @@ impl Packed {
             Kind::Bytes | Kind::E4m3 => Bytes::BYTES,
             Kind::Nibbles | Kind::Table => Nibbles::<false>::BYTES,
             Kind::KeptBytes => KeptBytes::BYTES,
-            Kind::KeptNibbles | Kind::KeptTable => KeptNibbles::BYTES,
+            Kind::KeptNibbles | Kind::KeptTable => KeptNibbles::<false>::BYTES,
             Kind::F32 => 4 * UNIT * ROWS,
             Kind::F16 | Kind::Bf16 => 2 * UNIT * ROWS,
         }

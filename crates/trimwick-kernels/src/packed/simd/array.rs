@@ -51,28 +51,54 @@ impl Simd for Array {
     }
 
     #[inline(always)]
-    fn expand(self, kept: &[u8; 32], mask: &[u8; 8], fill: u8) -> Bytes {
-        let mut out = [fill; 64];
-        let mut next = 0;
-        let mask = u64::from_le_bytes(*mask);
-        for (i, out) in out.iter_mut().enumerate() {
-            if mask >> i & 1 == 1 {
-                *out = kept[next & 31];
-                next += 1;
+    fn places(self, x: &[u8; 32]) -> [Bytes; 2] {
+        let mut out = [[0; 64]; 2];
+        for (half, out) in out.iter_mut().enumerate() {
+            for (i, out) in out.iter_mut().enumerate() {
+                let place = x[i / 4 * 2 + half] >> (2 * (i % 4)) & 3;
+                *out = place + 4 * (i % 4 / 2) as u8 + 8 * half as u8;
             }
         }
         out
     }
 
     #[inline(always)]
-    fn expand_nibbles(self, kept: &[u8; 32], mask: &[u8; 16], table: &[u8; 16], fill: u8) -> [Bytes; 2] {
-        let (mut low, mut high) = ([0; 32], [0; 32]);
-        for (i, &x) in kept.iter().enumerate() {
-            low[i] = table[usize::from(x & 15)];
-            high[i] = table[usize::from(x >> 4)];
+    fn gather(self, x: &[u8; 16], at: Bytes) -> Bytes {
+        at.map(|at| x[usize::from(at & 15)])
+    }
+
+    #[inline(always)]
+    fn spread<const J: i32>(self, x: Bytes) -> Bytes {
+        let mut out = [0; 64];
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x[i / 4 * 4 + J as usize];
         }
-        let masks = mask.as_chunks::<8>().0;
-        [self.expand(&low, &masks[0], fill), self.expand(&high, &masks[1], fill)]
+        out
+    }
+
+    #[inline(always)]
+    fn pick(self, at: Bytes, place: [u8; 4], yes: Bytes, no: Bytes) -> Bytes {
+        let mut out = no;
+        for (i, out) in out.iter_mut().enumerate() {
+            if at[i] == place[i % 4] {
+                *out = yes[i];
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn splat_byte(self, x: u8) -> Bytes {
+        [x; 64]
+    }
+
+    #[inline(always)]
+    fn add_bytes(self, a: Bytes, b: Bytes) -> Bytes {
+        let mut out = a;
+        for (out, b) in out.iter_mut().zip(b) {
+            *out = out.wrapping_add(b);
+        }
+        out
     }
 
     #[inline(always)]
@@ -81,20 +107,47 @@ impl Simd for Array {
     }
 
     #[inline(always)]
-    fn dot(self, acc: Ints, w: Bytes, x: [i8; 4]) -> Ints {
+    fn dot(self, acc: Ints, w: Bytes, x: &[u8; 4]) -> Ints {
         let w = w.as_chunks::<4>().0;
         lanes!(i => {
             let mut sum = acc[i];
             for (&w, x) in w[i].iter().zip(x) {
-                sum = sum.wrapping_add(i32::from(w) * i32::from(x));
+                sum = sum.wrapping_add(i32::from(w) * i32::from(x.cast_signed()));
             }
             sum
         })
     }
 
     #[inline(always)]
-    fn dot_small(self, acc: Ints, w: Bytes, x: [i8; 4]) -> Ints {
+    fn dot_small(self, acc: Ints, w: Bytes, x: &[u8; 4]) -> Ints {
         self.dot(acc, w, x)
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, acc: Ints, a: Bytes, b: Bytes) -> Ints {
+        let (a, b) = (a.as_chunks::<4>().0, b.as_chunks::<4>().0);
+        lanes!(i => {
+            let mut sum = acc[i];
+            for (&a, &b) in a[i].iter().zip(&b[i]) {
+                sum = sum.wrapping_add(i32::from(a) * i32::from(b.cast_signed()));
+            }
+            sum
+        })
+    }
+
+    #[inline(always)]
+    fn dot_bytes_small(self, acc: Ints, a: Bytes, b: Bytes) -> Ints {
+        self.dot_bytes(acc, a, b)
+    }
+
+    #[inline(always)]
+    fn add_int(self, a: Ints, b: Ints) -> Ints {
+        lanes!(i => a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn sub_int(self, a: Ints, b: Ints) -> Ints {
+        lanes!(i => a[i].wrapping_sub(b[i]))
     }
 
     #[inline(always)]
@@ -140,6 +193,11 @@ impl Simd for Array {
     fn f32(self, x: &[u8; 64]) -> Floats {
         let x = x.as_chunks::<4>().0;
         lanes!(i => f32::from_le_bytes(x[i]))
+    }
+
+    #[inline(always)]
+    fn floats(self, x: &[f32; ROWS]) -> Floats {
+        *x
     }
 
     #[inline(always)]

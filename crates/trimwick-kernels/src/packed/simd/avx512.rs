@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI and VBMI2: one register for sixteen rows.
+//! AVX-512 with VNNI and VBMI: one register for sixteen rows.
 //!
 //! The token [`Avx512`] is made by [`run`] alone, which may be called only on a processor that has the features. That
 //! is why the methods below may use their instructions.
@@ -13,7 +13,7 @@ use crate::levels::intrinsics;
 pub(super) struct Avx512(());
 
 /// Runs a loop.
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2")]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) fn run<L: Loop>(work: L) -> L::Output {
     work.run(Avx512(()))
 }
@@ -32,28 +32,36 @@ impl Simd for Avx512 {
         };
         lookup(x: __m512i, table: &[u8; 16]) -> __m512i =
             _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), x);
-        expand(kept: &[u8; 32], mask: &[u8; 8], fill: u8) -> __m512i = {
-            let kept = _mm512_castsi256_si512(_mm256_loadu_si256(kept.as_ptr().cast()));
-            _mm512_mask_expand_epi8(_mm512_set1_epi8(fill as i8), u64::from_le_bytes(*mask), kept)
-        };
-        expand_nibbles(kept: &[u8; 32], mask: &[u8; 16], table: &[u8; 16], fill: u8) -> [__m512i; 2] = {
-            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            let low = _mm256_set1_epi8(15);
-            let x = _mm256_loadu_si256(kept.as_ptr().cast());
-            let a = _mm256_shuffle_epi8(table, _mm256_and_si256(x, low));
-            let b = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(x), low));
-            let masks = u128::from_le_bytes(*mask);
-            let fill = _mm512_set1_epi8(fill as i8);
+        places(x: &[u8; 32]) -> [__m512i; 2] = {
+            let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            // Each byte takes the eight bits from its own bit on; two of them are its place.
+            let first = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x2624_2220_0604_0200), x);
+            let second = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x2e2c_2a28_0e0c_0a08), x);
+            // (a & b) | c
+            const AND_OR: i32 = 0b1110_1010;
+            let two_bits = _mm512_set1_epi8(3);
             [
-                _mm512_mask_expand_epi8(fill, masks as u64, _mm512_castsi256_si512(a)),
-                _mm512_mask_expand_epi8(fill, (masks >> 64) as u64, _mm512_castsi256_si512(b)),
+                _mm512_ternarylogic_epi32::<AND_OR>(first, two_bits, _mm512_set1_epi32(0x0404_0000)),
+                _mm512_ternarylogic_epi32::<AND_OR>(second, two_bits, _mm512_set1_epi32(0x0c0c_0808)),
             ]
         };
+        gather(x: &[u8; 16], at: __m512i) -> __m512i =
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast())), at);
+        pick(at: __m512i, place: [u8; 4], yes: __m512i, no: __m512i) -> __m512i = {
+            let there = _mm512_cmpeq_epi8_mask(at, _mm512_set1_epi32(i32::from_le_bytes(place)));
+            _mm512_mask_blend_epi8(there, no, yes)
+        };
+        splat_byte(x: u8) -> __m512i = _mm512_set1_epi8(x.cast_signed());
+        add_bytes(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi8(a, b);
         splat_int(x: i32) -> __m512i = _mm512_set1_epi32(x);
-        dot(acc: __m512i, w: __m512i, x: [i8; 4]) -> __m512i =
-            _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))));
-        dot_small(acc: __m512i, w: __m512i, x: [i8; 4]) -> __m512i =
-            _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))));
+        dot(acc: __m512i, w: __m512i, x: &[u8; 4]) -> __m512i =
+            _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(i32::from_le_bytes(*x)));
+        dot_small(acc: __m512i, w: __m512i, x: &[u8; 4]) -> __m512i =
+            _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(i32::from_le_bytes(*x)));
+        dot_bytes(acc: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, a, b);
+        dot_bytes_small(acc: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, a, b);
+        add_int(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        sub_int(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         widen(x: &[u8; 16]) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
         convert(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
         e4m3(x: __m512i) -> __m512 = {
@@ -65,6 +73,7 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(1 << 22)))
         };
         f32(x: &[u8; 64]) -> __m512 = _mm512_loadu_ps(x.as_ptr().cast());
+        floats(x: &[f32; ROWS]) -> __m512 = _mm512_loadu_ps(x.as_ptr());
         f16(x: &[u8; 32]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()));
         bf16(x: &[u8; 32]) -> __m512 = {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
@@ -87,6 +96,16 @@ impl Simd for Avx512 {
             let bits = _mm512_and_si512(_mm512_srai_epi32::<4>(top), kept);
             let shift = _mm512_castsi512_ps(_mm512_set1_epi32((120 + 127) << 23));
             _mm512_mul_ps(_mm512_castsi512_ps(bits), shift)
+        }
+    }
+
+    #[inline(always)]
+    fn spread<const J: i32>(self, x: __m512i) -> __m512i {
+        // SAFETY: self is a token, so the processor has the features.
+        unsafe {
+            let of_rows = _mm_set_epi32(0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0);
+            let at = _mm_add_epi8(of_rows, _mm_set1_epi8(J as i8));
+            _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(at))
         }
     }
 

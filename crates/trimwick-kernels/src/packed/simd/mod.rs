@@ -2,7 +2,7 @@
 //!
 //! A weight's rows stand beside each other in panels of sixteen, so that a lane is a row, a sum over inputs never
 //! crosses lanes, and every instruction set computes the same thing. As in [`crate::quant`], loops are written once
-//! against [`Simd`] and compiled for AVX-512 (with VNNI and VBMI2), AVX2 and plain arrays; nothing is contracted to a
+//! against [`Simd`] and compiled for AVX-512 (with VNNI and VBMI), AVX2, NEON and plain arrays; nothing is contracted to a
 //! fused multiply-add, so that all of them give the same bits.
 
 mod array;
@@ -10,6 +10,8 @@ mod array;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu;
@@ -34,16 +36,37 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn nibbles(self, x: &[u8; 64]) -> [Self::B; 2];
     /// The entry of a table for each byte, all of which are below 16.
     fn lookup(self, x: Self::B, table: &[u8; 16]) -> Self::B;
-    /// Two bytes of each row put at the set bits of its four, `fill` at the others.
-    fn expand(self, kept: &[u8; 32], mask: &[u8; 8], fill: u8) -> Self::B;
-    /// The same of the low and of the high halves, looked up.
-    fn expand_nibbles(self, kept: &[u8; 32], mask: &[u8; 16], table: &[u8; 16], fill: u8) -> [Self::B; 2];
+    /// Of two bytes for each row the first and the second, two bits to a byte, lowest first; 4 is added to the last two,
+    /// and 8 to those of the second.
+    fn places(self, x: &[u8; 32]) -> [Self::B; 2];
+    /// The byte of `x` that each byte of `at`, all of which are below 16, names.
+    fn gather(self, x: &[u8; 16], at: Self::B) -> Self::B;
+    /// Byte J of each row four times.
+    fn spread<const J: i32>(self, x: Self::B) -> Self::B;
+    /// `yes` where a byte of `at` is the row's of `place`, else `no`.
+    fn pick(self, at: Self::B, place: [u8; 4], yes: Self::B, no: Self::B) -> Self::B;
+    fn splat_byte(self, x: u8) -> Self::B;
+    fn add_bytes(self, a: Self::B, b: Self::B) -> Self::B;
 
     fn splat_int(self, x: i32) -> Self::I;
-    /// acc + Σ of the products of four unsigned bytes of `w` and four signed ones of `x`, wrapping around.
-    fn dot(self, acc: Self::I, w: Self::B, x: [i8; 4]) -> Self::I;
+    /// acc + Σ of the products of four unsigned bytes of `w` and four signed ones of `x`, two's complement, wrapping around.
+    fn dot(self, acc: Self::I, w: Self::B, x: &[u8; 4]) -> Self::I;
     /// [`Simd::dot`] where the bytes of `w` are at most 64 and those of `x` not −128.
-    fn dot_small(self, acc: Self::I, w: Self::B, x: [i8; 4]) -> Self::I;
+    fn dot_small(self, acc: Self::I, w: Self::B, x: &[u8; 4]) -> Self::I;
+    #[inline(always)]
+    fn dot_if<const SMALL: bool>(self, acc: Self::I, w: Self::B, x: &[u8; 4]) -> Self::I {
+        if SMALL { self.dot_small(acc, w, x) } else { self.dot(acc, w, x) }
+    }
+    /// acc + Σ of the products of four unsigned bytes of `a` and four signed ones of `b`, wrapping around.
+    fn dot_bytes(self, acc: Self::I, a: Self::B, b: Self::B) -> Self::I;
+    /// [`Simd::dot_bytes`] where those of `b` are within ±64.
+    fn dot_bytes_small(self, acc: Self::I, a: Self::B, b: Self::B) -> Self::I;
+    #[inline(always)]
+    fn dot_bytes_if<const SMALL: bool>(self, acc: Self::I, a: Self::B, b: Self::B) -> Self::I {
+        if SMALL { self.dot_bytes_small(acc, a, b) } else { self.dot_bytes(acc, a, b) }
+    }
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// Byte J of each row, unsigned.
     fn byte<const J: u32>(self, x: Self::B) -> Self::I;
     /// Sixteen unsigned bytes.
@@ -57,6 +80,7 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// 2^(x − 127).
     fn e8m0(self, x: Self::I) -> Self::F;
     fn f32(self, x: &[u8; 64]) -> Self::F;
+    fn floats(self, x: &[f32; ROWS]) -> Self::F;
     fn f16(self, x: &[u8; 32]) -> Self::F;
     fn bf16(self, x: &[u8; 32]) -> Self::F;
     fn splat(self, x: f32) -> Self::F;
@@ -67,7 +91,9 @@ pub(super) trait Simd: Copy + Send + Sync {
 }
 
 levels! {
-    avx512: cpu::has_vnni() => avx512::run,
-    avx2: cpu::has_avx2() && is_x86_feature_detected!("f16c") => avx2::run,
+    "x86_64" Avx512: cpu::has_vnni() => avx512::run,
+    "x86_64" Avx2: cpu::has_avx2() && is_x86_feature_detected!("f16c") => avx2::run,
+    "aarch64" Dot: std::arch::is_aarch64_feature_detected!("dotprod") => neon::run_dot,
+    "aarch64" Neon: true => neon::run,
     baseline: Array,
 }

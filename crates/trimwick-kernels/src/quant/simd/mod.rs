@@ -116,7 +116,7 @@ pub(super) trait Simd: Copy + Send + Sync {
 }
 
 levels! {
-    avx512: cpu::has_avx512() => x86::run_avx512,
-    avx2: cpu::has_avx2() => x86::run_avx2,
+    "x86_64" Avx512: cpu::has_avx512() => x86::run_avx512,
+    "x86_64" Avx2: cpu::has_avx2() => x86::run_avx2,
     baseline: Array,
 }
