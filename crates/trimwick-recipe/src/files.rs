@@ -136,8 +136,7 @@ impl Recipe {
                 }
             }
         }
-        let sources = self.data.sources().into_iter().chain([("data.eval".to_string(), &self.data.eval)]);
-        for (key, text) in sources {
+        for (key, text) in self.texts() {
             let TextSource::Files(set) = text else { continue };
             match self.expand(&key, set) {
                 Ok(files) => {
@@ -158,8 +157,17 @@ impl Recipe {
         Faults::check(faults)
     }
 
-    /// The files of one of the recipe's texts, as [`FileSet::expand`] lists them; `key` is `data.train`, an element of it or
-    /// `data.eval`.
+    /// Every text with its key: the sources of `data.train`, `calibration.data` and `data.eval`.
+    pub(crate) fn texts(&self) -> Vec<(String, &TextSource)> {
+        let mut texts = self.data.sources();
+        let calibration = self.calibration.as_ref().and_then(|spec| spec.data.as_ref());
+        texts.extend(calibration.map(|text| ("calibration.data".into(), text)));
+        texts.push(("data.eval".into(), &self.data.eval));
+        texts
+    }
+
+    /// The files of one of the recipe's texts, as [`FileSet::expand`] lists them; `key` is `data.train`, an element of it,
+    /// `calibration.data` or `data.eval`.
     ///
     /// # Errors
     ///

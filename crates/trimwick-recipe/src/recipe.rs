@@ -340,6 +340,7 @@ fn read(tree: &Table, file: &Arc<str>, places: Places, sink: &Sink) -> Option<Re
         model: model.as_ref(),
         stream,
         data: data.as_ref(),
+        calibration: calibration.as_ref(),
         prune: prune.as_ref(),
         quantize: quantize.as_ref(),
         blockwise: blockwise.as_ref(),

@@ -46,16 +46,17 @@ impl Select {
         }
     }
 
-    /// At column `j` of a row: marks what stays of the group that begins there, if one does.
-    pub(super) fn group(self, kept: &mut [bool], w: &[f64], factor: &Factor, j: usize) {
+    /// At column `j` of a row: marks what stays of the group that begins there, if one does: the columns whose loss
+    /// `cost` is highest.
+    pub(super) fn group(self, kept: &mut [bool], j: usize, cost: impl Fn(usize) -> f64) {
         let Self::Nm { n, m } = self else { return };
         if !j.is_multiple_of(m) {
             return;
         }
-        let cost = |i: usize| (w[j + i] / factor.diagonal(j + i)).powi(2);
+        let costs: Vec<f64> = (j..j + m).map(cost).collect();
         let mut order: Vec<usize> = (0..m).collect();
         // Ties: the lowest index stays.
-        order.sort_by(|&a, &b| cost(b).total_cmp(&cost(a)).then(a.cmp(&b)));
+        order.sort_by(|&a, &b| costs[b].total_cmp(&costs[a]).then(a.cmp(&b)));
         for (rank, &i) in order.iter().enumerate() {
             kept[j + i] = rank < n;
         }
@@ -74,7 +75,7 @@ impl Compress for Prune {
     }
 
     fn column(&self, kept: &mut Vec<bool>, w: &[f64], factor: &Factor, j: usize) -> f64 {
-        self.0.group(kept, w, factor, j);
+        self.0.group(kept, j, |c| (w[c] / factor.diagonal(c)).powi(2));
         if kept[j] { w[j] } else { 0. }
     }
 }

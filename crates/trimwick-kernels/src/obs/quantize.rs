@@ -43,7 +43,8 @@ impl Quantize<'_> {
         }
         if let Some(select) = self.select {
             // What is going to be dropped needs no room on the grid.
-            (j..j + len).for_each(|c| select.group(&mut row.kept, w, factor, c));
+            let cost = |c: usize| (w[c] / factor.diagonal(c)).powi(2);
+            (j..j + len).for_each(|c| select.group(&mut row.kept, c, cost));
         }
         let values: Vec<f32> = (j..j + len).map(|c| if row.kept[c] { w[c] as f32 } else { 0. }).collect();
         let group = self.group_of[j];
@@ -62,13 +63,16 @@ impl Compress for Quantize<'_> {
 
     fn column(&self, row: &mut QuantRow, w: &[f64], factor: &Factor, j: usize) -> f64 {
         self.reach(row, w, factor, j);
+        let QuantRow { kept, scales, zeros } = row;
+        let rounded = |c: usize| {
+            let group = self.group_of[c];
+            f64::from(self.rounder.value(w[c] as f32, scales[group], zeros[group]))
+        };
         if let Some(select) = self.select {
-            select.group(&mut row.kept, w, factor, j);
+            // What dropping a weight costs more than rounding it: a value between two points of the grid is worth less.
+            let cost = |c: usize| (w[c].powi(2) - (w[c] - rounded(c)).powi(2)) / factor.diagonal(c).powi(2);
+            select.group(kept, j, cost);
         }
-        if !row.kept[j] {
-            return 0.;
-        }
-        let group = self.group_of[j];
-        f64::from(self.rounder.value(w[j] as f32, row.scales[group], row.zeros[group]))
+        if kept[j] { rounded(j) } else { 0. }
     }
 }

@@ -1,6 +1,7 @@
 //! What one section asks of another. Each check looks at sound values only: a faulty section has its own fault already.
 
 use super::blockwise::BlockwiseSpec;
+use super::calibration::CalibrationSpec;
 use super::compare::{Arm, CompareSpec};
 use super::data::DataSpec;
 use super::distill::{DistillSpec, Teacher};
@@ -21,6 +22,7 @@ pub(crate) struct Sections<'a> {
     /// Whether one block of the model is in memory at a time.
     pub(crate) stream: bool,
     pub(crate) data: Option<&'a DataSpec>,
+    pub(crate) calibration: Option<&'a CalibrationSpec>,
     pub(crate) prune: Slot<&'a PruneSpec>,
     pub(crate) quantize: Slot<&'a QuantizeSpec>,
     pub(crate) blockwise: Slot<&'a BlockwiseSpec>,
@@ -137,6 +139,16 @@ impl Sections<'_> {
             };
             report.no_effect("calibration", why, "remove the section, or write prune.method = \"sparsegpt\"");
         }
+        let own = calibrates && self.calibration.is_some_and(|calibration| calibration.data.is_some());
+        if own && self.stream && self.blockwise.present() {
+            let advice = "remove it, or train block by block without model.stream";
+            report.conflict(
+                "calibration.data",
+                "windows of data.train, which a streamed [blockwise] trains on",
+                "another text",
+                advice,
+            );
+        }
         let Some(data) = self.data else { return };
         if let Some(tokens) = data.eval_tokens
             && tokens < data.context as u64
@@ -155,7 +167,7 @@ impl Sections<'_> {
             Some("[train] trains on it")
         } else if self.blockwise.present() {
             Some("[blockwise] trains on it")
-        } else if calibrates {
+        } else if calibrates && !own {
             Some("the method calibrates on it")
         } else if trains_tokenizer {
             Some("the tokenizer is trained on it")
@@ -169,11 +181,9 @@ impl Sections<'_> {
                 report.fault("data.train", FaultKind::Missing { expected, example });
             }
             (Some(_), None) if self.prune != Slot::Faulty && self.model.is_some() => {
-                report.no_effect(
-                    "data.train",
-                    "nothing trains or calibrates",
-                    "remove it, or add a section [train]",
-                );
+                let why =
+                    if own { "calibration.data is calibrated on" } else { "nothing trains or calibrates" };
+                report.no_effect("data.train", why, "remove it, or add a section [train]");
             }
             _ => {}
         }

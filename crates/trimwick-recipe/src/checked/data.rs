@@ -22,7 +22,7 @@ const ONE_TEXT: &str = "\"builtin:NAME\", a file or glob pattern, or { files = [
 const SOURCES: usize = 64;
 
 /// A builtin text, a file pattern, a table of files, or a list of such.
-struct TextRule {
+pub(super) struct TextRule {
     files: &'static SectionSpec,
     /// Whether several may be mixed.
     mixes: bool,
@@ -75,6 +75,15 @@ static EVAL: Key<TextRule> = Key::required(
     "The text every arm is measured on; keep it apart from the training text.",
 )
 .known_as(&["test", "valid", "validation", "held_out", "eval_files"]);
+/// `calibration.data`.
+pub(super) static CALIBRATION: Key<TextRule> = Key::optional(
+    "data",
+    TextRule { files: &EVAL_SPEC, mixes: false },
+    "\"builtin:sotu-train\"",
+    "windows of data.train",
+    "The text that calibration windows are drawn from, if it is another one than what is trained on.",
+)
+.known_as(&["dataset", "text", "calib_dataset"]);
 static CONTEXT: Key<Count> = Key::default(
     "context",
     Count { min: 2, max: 1 << 20 },
@@ -106,7 +115,7 @@ static WEIGHT: Key<Count> = Key::default(
 /// The declaration of the table `data.train`, and of each of a list.
 static TRAIN_SPEC: SectionSpec =
     SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE, &WEIGHT], foreign: &[] };
-/// The declaration of the table `data.eval`.
+/// The declaration of the tables `data.eval` and `calibration.data`.
 static EVAL_SPEC: SectionSpec =
     SectionSpec { keys: &[&FILES, &FORMAT, &FIELD, &SEPARATOR, &LOSS, &TEMPLATE], foreign: &[] };
 
@@ -146,7 +155,7 @@ pub struct MixedText {
 
 pub(crate) fn read(section: Section<'_>) -> Option<DataSpec> {
     let train = read_train(&section);
-    let eval = match read_eval(&section) {
+    let eval = match read_text(&section, &EVAL) {
         Slot::Absent => {
             section.missing(&EVAL, EVAL.rule.expected());
             None
@@ -168,11 +177,12 @@ pub(crate) fn read(section: Section<'_>) -> Option<DataSpec> {
     })
 }
 
-fn read_eval(section: &Section<'_>) -> Slot<TextSource> {
-    let Some(raw) = section.raw(&EVAL) else { return Slot::Absent };
+/// One text, which is no mix.
+pub(super) fn read_text(section: &Section<'_>, key: &'static Key<TextRule>) -> Slot<TextSource> {
+    let Some(raw) = section.raw(key) else { return Slot::Absent };
     match text_of(raw) {
-        Some(text) => Slot::new(named(section, &EVAL, raw, text, &section.at(&EVAL))),
-        None => section.sub(&EVAL).and_then(read_files).and_then(files_of),
+        Some(text) => Slot::new(named(section, key, raw, text, &section.at(key))),
+        None => section.sub(key).and_then(read_files).and_then(files_of),
     }
 }
 

@@ -95,8 +95,7 @@ fn specs(recipe: &Recipe) -> Vec<(String, &ChatSpec)> {
             _ => None,
         }
     }
-    let mut texts = recipe.data.sources();
-    texts.push((EVAL.into(), &recipe.data.eval));
+    let texts = recipe.texts();
     texts.into_iter().filter_map(|(key, text)| Some((key, spec(text)?))).collect()
 }
 

@@ -17,6 +17,8 @@ use crate::{
 
 /// The key of the held-out text.
 pub(crate) const EVAL: &str = "data.eval";
+/// The key of the text that is calibrated on, where it is one of its own.
+const CALIBRATION: &str = "calibration.data";
 
 /// What texts are made into tokens with.
 #[derive(Clone, Copy)]
@@ -118,14 +120,26 @@ pub(crate) fn held_out(recipe: &Recipe, with: With<'_>) -> Result<Windows> {
     Ok(windows)
 }
 
+/// The windows of the text that is calibrated on, if the recipe names one of its own.
+pub(crate) fn calibrating(recipe: &Recipe, with: With<'_>) -> Result<Option<Windows>> {
+    let Some(text) = recipe.calibration.as_ref().and_then(|spec| spec.data.as_ref()) else { return Ok(None) };
+    let (windows, _) = windows(recipe, text, CALIBRATION, with, None)?;
+    at_least(1, &windows, CALIBRATION)?;
+    Ok(Some(windows))
+}
+
 /// Whether there are as many windows as calibration and training block by block take.
-pub(crate) fn check_drawn(recipe: &Recipe, windows: Option<&Windows>) -> Result<()> {
-    let Some(windows) = windows else { return Ok(()) };
+pub(crate) fn check_drawn(recipe: &Recipe, training: Option<&Windows>, own: Option<&Windows>) -> Result<()> {
     let calibration = recipe.calibration.as_ref().map_or(0, |spec| spec.windows);
     let blockwise = recipe.blockwise.as_ref().map_or(0, |spec| spec.windows);
-    for (key, count) in [("calibration.windows", calibration), ("blockwise.windows", blockwise)] {
+    let calibrating = if own.is_some() { (own, CALIBRATION) } else { (training, "data.train") };
+    for (key, count, (windows, text)) in [
+        ("calibration.windows", calibration, calibrating),
+        ("blockwise.windows", blockwise, (training, "data.train")),
+    ] {
+        let Some(windows) = windows else { continue };
         if windows.len() < count {
-            let expected = format!("at most the {} windows of data.train", windows.len());
+            let expected = format!("at most the {} windows of {text}", windows.len());
             let (found, advice) = (count.to_string(), "lower it, or give more text".to_string());
             let kind = FaultKind::Conflict { expected, found, advice };
             return Err(Faults::from(recipe.fault(key, kind)).into());

@@ -26,14 +26,22 @@ pub(crate) struct Inputs {
     eval: String,
     #[serde(rename = "data.train")]
     train: Option<String>,
+    #[serde(rename = "calibration.data", default, skip_serializing_if = "Option::is_none")]
+    calibration: Option<String>,
     #[serde(rename = "model.source")]
     model: String,
 }
 
 impl Inputs {
     /// Those of token ids with what is trained of them, and of a model as [`of_source`] or [`of_tokenizer`] tells it.
-    pub(crate) fn new(held_out: &Windows, training: Option<&Windows>, model: &str) -> Self {
-        Self { eval: of_tokens(held_out), train: training.map(of_tokens), model: model.into() }
+    pub(crate) fn new(
+        held_out: &Windows,
+        training: Option<&Windows>,
+        calibration: Option<&Windows>,
+        model: &str,
+    ) -> Self {
+        let (train, calibration) = (training.map(of_tokens), calibration.map(of_tokens));
+        Self { eval: of_tokens(held_out), train, calibration, model: model.into() }
     }
 
     /// Compares them with those that the run began with, or writes them when it begins.
@@ -56,6 +64,7 @@ impl Inputs {
         let pairs = [
             ("data.eval", self.eval == began.eval),
             ("data.train", self.train == began.train),
+            ("calibration.data", self.calibration == began.calibration),
             ("model.source", self.model == began.model),
         ];
         let changed: Vec<_> = pairs.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();

@@ -96,7 +96,8 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
     report(Event::Begin(Stage::Data));
     let held_out = data::held_out(recipe, origin.with())?;
     let training = data::training(recipe, origin.with(), report)?;
-    data::check_drawn(recipe, training.as_ref())?;
+    let calibrating = data::calibrating(recipe, origin.with())?;
+    data::check_drawn(recipe, training.as_ref(), calibrating.as_ref())?;
     if let Some(training) = &training
         && training.ids().starts_with(held_out.ids())
     {
@@ -104,7 +105,7 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
             "data.train begins with the text of data.eval: the numbers say nothing about text that is new";
         report(Event::Note(what.into()));
     }
-    let inputs = Inputs::new(&held_out, training.as_ref(), &origin.identity);
+    let inputs = Inputs::new(&held_out, training.as_ref(), calibrating.as_ref(), &origin.identity);
     let mut folder = RunFolder::open(out, recipe)?;
     inputs.settle(&folder)?;
     origin.keep_tokenizer(&folder)?;
@@ -114,6 +115,7 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
         folder: &mut folder,
         origin: &origin,
         held_out,
+        calibrating: calibrating.or_else(|| training.clone()),
         training,
         stop,
         arms: vec![],

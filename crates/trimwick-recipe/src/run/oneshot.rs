@@ -157,7 +157,7 @@ impl Run<'_, '_> {
     }
 
     pub(crate) fn calibration(&self) -> Result<Vec<Tensor>> {
-        match (&self.recipe.calibration, &self.training) {
+        match (&self.recipe.calibration, &self.calibrating) {
             (Some(spec), Some(windows)) => data::calibration(spec, windows),
             _ => Ok(Vec::new()),
         }

@@ -39,6 +39,8 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) origin: &'a Origin,
     pub(crate) held_out: Windows,
     pub(crate) training: Option<Windows>,
+    /// What calibration windows are drawn from: a text of its own, or that of training.
+    pub(crate) calibrating: Option<Windows>,
     pub(crate) stop: &'a AtomicBool,
     pub(crate) arms: Vec<MeasuredArm>,
     /// What became of the blocks that were trained one by one.
@@ -161,7 +163,7 @@ impl Run<'_, '_> {
         (self.report)(Event::Begin(Stage::Prune(arm)));
         let mut reports = Vec::new();
         if let Some(spec) = &self.recipe.prune {
-            let calibration: Vec<Tensor> = match (&self.recipe.calibration, &self.training) {
+            let calibration: Vec<Tensor> = match (&self.recipe.calibration, &self.calibrating) {
                 (Some(spec), Some(windows)) if !by_magnitude => data::calibration(spec, windows)?,
                 _ => Vec::new(),
             };

@@ -70,7 +70,8 @@ impl Run<'_, '_> {
     /// Takes every block through compression and training.
     fn walk(&mut self, name: &'static str, stored: &Stored<'_>, pruned: &BTreeSet<String>) -> Result<()> {
         let (recipe, origin) = (self.recipe, self.origin);
-        let windows = windows(recipe, self.training.as_ref())?;
+        let from = if recipe.blockwise.is_some() { &self.training } else { &self.calibrating };
+        let windows = windows(recipe, from.as_ref())?;
         let training = recipe.blockwise.as_ref().map(|spec| training(recipe, spec));
         (self.report)(Event::Begin(Stage::Blocks(name)));
         let walk = Blockwise {
