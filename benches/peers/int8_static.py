@@ -42,7 +42,7 @@ def main():
     assert encode(text) == seen, "the windows' text has other tokens by itself: take another number of windows"
     with tempfile.TemporaryDirectory() as folder:
         (file := Path(folder) / "windows.txt").write_text(text)
-        command = [args.trimwick, "run", RECIPE, "quantize.passes=[]", f"calibration.windows={args.windows}"]
+        command = [args.trimwick, "run", RECIPE, "quantize.passes=[]", "quantize.smoothquant=", f"calibration.windows={args.windows}"]
         command += [f"data.train={json.dumps(str(file))}", "--out", f"{folder}/run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         summary = json.loads((Path(folder) / "run/summary.json").read_text())

@@ -1,7 +1,9 @@
 //! GPTQ (arXiv 2210.17323): round column by column, and let the columns to the right make up for the error.
 //!
 //! The solver is [`trimwick_kernels::obs`], which SparseGPT shares; with [`Gptq::joint`] one pass drops weights and rounds
-//! the rest (arXiv 2301.00774, section 3.5). Weights that a mask drops stay +0.0, and their error is made up for too.
+//! the rest (arXiv 2301.00774, section 3.5). Of an N:M group those go whose loss costs least more than their rounding
+//! would, where the paper counts the loss alone: a weight between two points of the grid is worth less than one on a point.
+//! Weights that a mask drops stay +0.0, and their error is made up for too.
 //! Inputs that were zero in every token get zero weights, as the published algorithm has it.
 //!
 //! The scales that the weights were rounded with stay with the layer's quantizer, whose policy has to be frozen or

@@ -17,8 +17,9 @@ where blocks do.
 Cases: int4 in groups of 32 with bf16 scales, found when a group is reached; the same in activation order (descending
 diagonal of H, scales found beforehand: `static_groups` in other implementations); int3 for each row with f32 scales;
 NVFP4 (e2m1 in groups of 16, e4m3 scales under one f32 scale of the tensor); int4 with a 2:4 mask given by magnitude;
-2:4 pruning and int4 rounding jointly (SparseGPT, arXiv 2301.00774, section 3.5): per group of 4 the 2 smallest
-w^2/U_cc^2 go. There a group's scale covers what stays of it by the choice at the time.
+2:4 pruning and int4 rounding jointly (SparseGPT, arXiv 2301.00774, section 3.5). There a group's scale covers what stays
+when per group of 4 the 2 smallest w^2/U_cc^2 go; with that scale those go whose loss costs least more than their rounding,
+(w^2 - (w - q)^2)/U_cc^2, where the paper goes by the first cost again.
 """
 
 from pathlib import Path
@@ -127,7 +128,9 @@ def gptq(weight, x, grid, order=None, mask=None, joint=False):
                 keep[:, span] = keep_two_of_four((w[:, span] / d[span]) ** 2)
             scales[:, g] = grid.scale(np.abs(w[:, span] * keep[:, span]).max(1))
         if joint and c % 4 == 0:
-            keep[:, c : c + 4] = keep_two_of_four((w[:, c : c + 4] / d[c : c + 4]) ** 2)
+            four = w[:, c : c + 4]
+            rounding = four - grid.round(four, scales[:, g][:, None])
+            keep[:, c : c + 4] = keep_two_of_four((four**2 - rounding**2) / d[c : c + 4] ** 2)
         q = np.where(keep[:, c], grid.round(w[:, c], scales[:, g]), 0.0)
         error = (w[:, c] - q) / d[c]
         w[:, c:] -= np.outer(error, u[c, c:])

@@ -8,7 +8,6 @@ use trimwick_models::{
 };
 use trimwick_train::{BoxError, Conversation, Turn};
 
-use super::data::EVAL;
 use super::error::Result;
 use crate::{ChatSpec, FaultKind, Faults, FileSet, Recipe, TemplateSource, TextFormat, TextSource};
 

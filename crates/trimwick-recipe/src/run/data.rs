@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The key of the held-out text.
-pub(crate) const EVAL: &str = "data.eval";
+const EVAL: &str = "data.eval";
 /// The key of the text that is calibrated on, where it is one of its own.
 const CALIBRATION: &str = "calibration.data";
 

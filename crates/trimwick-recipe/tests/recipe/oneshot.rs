@@ -341,3 +341,41 @@ fn a_budget_chooses_schemes_once() {
         assert_eq!((kept("sensitivities.json"), kept("schemes.json")), (sensitivities, choice));
     }
 }
+
+/// What is seen decides, not where the recipe names it; in memory and streamed.
+#[test]
+fn calibration_takes_a_text_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts = workshop().display().to_string();
+    let train = format!("train = \"{texts}/train.txt\"\n");
+    for (name, stream) in [("memory", ""), ("streamed", "stream = true\n")] {
+        let passes = "[quantize]\nscheme = \"int4-g32\"\nscales = \"frozen\"\npasses = [\"gptq\"]\n";
+        let of_training = job("llama", passes).replace("[data]", &format!("{stream}[data]"));
+        let own = |text: &str| {
+            let key = format!("[calibration]\ndata = \"{texts}/{text}.txt\"");
+            of_training.replace(&train, "").replace("[calibration]", &key)
+        };
+        let run = |kind: &str, text: &str| {
+            let out = dir.path().join(format!("{name}-{kind}"));
+            finish(text, &out);
+            (written(&out), fs::read_to_string(out.join("stages/inputs.json")).unwrap())
+        };
+        let (expected, beside) = run("train", &of_training);
+        assert!(!beside.contains("calibration.data"), "{beside}");
+        let (same, beside) = run("same", &own("train"));
+        assert!(same == expected, "{name}: the same windows gave another model");
+        assert!(beside.contains("calibration.data"), "{beside}");
+        assert!(run("other", &own("eval")).0 != expected, "{name}: other windows gave the same model");
+    }
+    // Another text under the same name is another run.
+    let own = format!("[calibration]\ndata = \"{}/own.txt\"", dir.path().display());
+    let text = job("llama", "[quantize]\nscheme = \"int8-static\"\n").replace("[calibration]", &own);
+    let text = text.replace(&train, "");
+    let (file, out) = (dir.path().join("own.txt"), dir.path().join("changed"));
+    fs::write(&file, words(3, 100)).unwrap();
+    assert!(attempt(&text, &out, 2).is_none());
+    fs::write(&file, words(4, 100)).unwrap();
+    let recipe = Recipe::parse(&text, "job.toml", &[]).unwrap();
+    let error = run(&recipe, &out, &AtomicBool::new(false), &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("calibration.data changed since the run began"), "{error}");
+}

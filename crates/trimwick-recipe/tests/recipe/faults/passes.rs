@@ -243,3 +243,27 @@ fn passes_calibrate() {
         ],
     )]);
 }
+
+/// A text of its own takes the place of the training text.
+#[test]
+fn calibration_reads_one_text() {
+    let own = |text: &str| format!("lr = 1e-4\n[calibration]\ndata = {text}");
+    let quantize = "scheme = \"int8\"\npasses = [\"smoothquant\"]";
+    let known = own("\"builtin:sotu-train\"");
+    let accepted = super::answer(&super::with(&[(7, "[quantize]"), (8, quantize), (11, &known)]), &[]);
+    assert!(accepted.starts_with("accepted"), "{accepted}");
+    check(&[
+        (
+            &[(7, "[quantize]"), (8, quantize), (11, &own("\"sotu-train\""))],
+            &[
+                "r.toml:14: calibration.data: expected \"builtin:NAME\", a file or glob pattern, or { files = [\u{2026}] }, found the string \"sotu-train\"; did you mean `builtin:sotu-train`?",
+            ],
+        ),
+        (
+            &[(7, "[quantize]"), (8, quantize), (9, ""), (10, ""), (11, "[calibration]\ndata = \"a.txt\"")],
+            &[
+                "r.toml:4: data.train: has no effect: calibration.data is calibrated on; remove it, or add a section [train]",
+            ],
+        ),
+    ]);
+}
