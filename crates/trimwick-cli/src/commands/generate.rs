@@ -9,6 +9,7 @@ use trimwick_models::{
 };
 
 use crate::args::GenerateArgs;
+use crate::environment;
 use crate::error::{DONE, bad_input};
 use crate::model::{self, Hub};
 use crate::progress::line;
@@ -22,6 +23,8 @@ const LEAD: usize = 16;
 /// # Errors
 /// Bad arguments before anything is read; models and tokenizers that cannot be used.
 pub(super) fn generate(args: &GenerateArgs) -> Result<u8> {
+    // What reading a model leaves behind would stay as long as it runs.
+    environment::give_back();
     let GenerateArgs { temperature, top_p, seed, .. } = *args;
     let mut sampler = Sampler::new(SamplingOptions { temperature, top_p, seed })?;
     let files = model::open(&ModelSource::parse(&args.model)?, Hub::Fetch)?;

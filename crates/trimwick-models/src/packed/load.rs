@@ -112,12 +112,13 @@ impl PackedLlama {
         let mut loader = Loader { from: &*files.coded, options, floats: 0 };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = loader.matrix("model.embed_tokens.weight", vocab, hidden)?;
-        let blocks = (0..config.num_layers).map(|i| loader.block(config, i)).collect::<Result<_>>()?;
-        let norm = loader.vector("model.norm.weight")?;
+        // The largest tensors come first, while there is little beside the copies that packing makes of them.
         let head = match config.tie_word_embeddings {
             true => None,
             false => Some(loader.matrix("lm_head.weight", vocab, hidden)?),
         };
+        let blocks = (0..config.num_layers).map(|i| loader.block(config, i)).collect::<Result<_>>()?;
+        let norm = loader.vector("model.norm.weight")?;
         let frequencies =
             inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling.as_ref());
         let angles = || (0..context).flat_map(|t| frequencies.iter().map(move |f| t as f64 * f));

@@ -11,6 +11,7 @@ use trimwick_models::{ModelSource, PackedLlama, PackedOptions};
 use self::machine::{Processors, bandwidth, peak_resident, reset_peak, resident};
 use super::print;
 use crate::args::BenchArgs;
+use crate::environment;
 use crate::error::{DONE, bad_input};
 use crate::model::{self, Hub};
 use crate::progress::line;
@@ -37,6 +38,7 @@ struct Entry {
 pub(super) fn bench(args: &BenchArgs) -> Result<u8> {
     let sources =
         args.models.iter().map(|model| Ok(ModelSource::parse(model)?)).collect::<Result<Vec<_>>>()?;
+    environment::give_back(); // as generating does
     let mut entries = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         entries.push(Entry::open(source, args, false)?);

@@ -262,7 +262,7 @@ fn calibration_reads_one_text() {
         (
             &[(7, "[quantize]"), (8, quantize), (9, ""), (10, ""), (11, "[calibration]\ndata = \"a.txt\"")],
             &[
-                "r.toml:4: data.train: has no effect: calibration.data is calibrated on; remove it, or add a section [train]",
+                "r.toml:5: data.train: has no effect: calibration.data is calibrated on; remove it, or add a section [train]",
             ],
         ),
     ]);
