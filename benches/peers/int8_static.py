@@ -8,7 +8,6 @@ Ranges of inputs hang on what was seen: both are calibrated on the same windows,
 reads as a text of exactly their tokens. Perplexities are those of smollm2_reference.py's protocol, context 512.
 """
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 import modelopt.torch.quantization as mtq
 import numpy as np
 import torch
+from machine import calibrated
 from smollm2_reference import CONTEXT, GGUF, report, texts, tokenizer_of, window_losses
 from transformers import AutoModelForCausalLM
 
@@ -27,12 +27,7 @@ RECIPE = "configs/smollm2/ptq_int8_smoothquant.toml"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--windows", type=int, default=32)
-    parser.add_argument("--trimwick", default="target/release/trimwick")
-    args = parser.parse_args()
+    args = calibrated(__doc__).parse_args()
     torch.set_num_threads(args.threads)
 
     tokenizer = tokenizer_of(args.data / "smollm2" / GGUF)

@@ -10,13 +10,14 @@ bench does the same with the same file. Each takes `--turns` turns as a process 
 the share of the machine that was idle is printed beside each turn.
 """
 
-import argparse
 import ctypes
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from machine import arguments, idle, share
 
 
 class Params(ctypes.Structure):
@@ -99,20 +100,13 @@ def measure(args):
     print(json.dumps(best))
 
 
-def idle():
-    """Ticks of the machine, idle and all."""
-    ticks = [int(t) for t in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    return ticks[3] + ticks[4], sum(ticks)
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__)
     parser.add_argument("model", type=Path)
-    for name, value in [("prompt", 128), ("tokens", 32), ("rounds", 5), ("turns", 3), ("threads", 2)]:
+    for name, value in [("prompt", 128), ("tokens", 32), ("rounds", 5), ("turns", 3)]:
         parser.add_argument(f"--{name}", type=int, default=value)
     modules = Path("target/clients/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64")
     parser.add_argument("--libraries", type=Path, default=modules)
-    parser.add_argument("--trimwick", default="target/release/trimwick")
     parser.add_argument("--alone", action="store_true", help="measure llama.cpp in this process")
     args = parser.parse_args()
     if args.alone:
@@ -131,8 +125,7 @@ def main():
             if name == "trimwick":
                 row = found["models"][0]
                 found = {"prompt": row["prompt_tokens_per_second"], "generation": row["generation_tokens_per_second"]}
-            share = (after[0] - before[0]) / max(after[1] - before[1], 1)
-            print(f"{name:10} prompt {found['prompt']:8.1f}, generation {found['generation']:7.1f} tokens/s; {share:.0%} idle")
+            print(f"{name:10} prompt {found['prompt']:8.1f}, generation {found['generation']:7.1f} tokens/s; {share(before, after):.0%} idle")
             kept = best.setdefault(name, {"prompt": 0.0, "generation": 0.0})
             best[name] = {key: max(kept[key], found[key]) for key in kept}
     for key in ("prompt", "generation"):

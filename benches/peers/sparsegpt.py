@@ -11,15 +11,14 @@ the first ones of 1900 to 2008 in the order of the text; Trimwick draws its own.
 round; the share of the machine that was idle is printed beside each.
 """
 
-import argparse
 import re
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from machine import calibrated, idle, share
 from smollm2_reference import CONTEXT, GGUF, report, texts, tokenizer_of, window_losses
 from transformers import AutoModelForCausalLM
 
@@ -111,17 +110,11 @@ def sparsegpt(model, windows):
         hidden = [through(block, states, beside) for states in hidden]
 
 
-def idle():
-    """Seconds that all processors had nothing to do, and those that passed, since the machine started."""
-    ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    return ticks[3] + ticks[4], sum(ticks[:8])
-
-
 def timed(run):
     before, start = idle(), time.monotonic()
     found = run()
     seconds, after = time.monotonic() - start, idle()
-    return found or seconds, (after[0] - before[0]) / max(1, after[1] - before[1])
+    return found or seconds, share(before, after)
 
 
 def ours(args, out):
@@ -135,12 +128,8 @@ def ours(args, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser = calibrated(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--windows", type=int, default=32)
-    parser.add_argument("--trimwick", default="target/release/trimwick")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
