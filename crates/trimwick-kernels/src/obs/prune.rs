@@ -19,6 +19,11 @@ pub enum Select {
     Share(f64),
 }
 
+/// What an error of `w` in a column costs, dropping a weight `w` among them.
+pub(super) fn lost(w: f64, factor: &Factor, column: usize) -> f64 {
+    (w / factor.diagonal(column)).powi(2)
+}
+
 impl Select {
     /// Before a block: marks what stays of it, where that is chosen over all rows.
     pub(super) fn block<'a>(
@@ -32,7 +37,7 @@ impl Select {
         let cols = factor.cols();
         let mut costs: Vec<(f64, usize)> = (0..w.len() / cols)
             .flat_map(|r| columns.clone().map(move |c| (r, c)))
-            .map(|(r, c)| ((w[r * cols + c] / factor.diagonal(c)).powi(2), r * cols + c))
+            .map(|(r, c)| (lost(w[r * cols + c], factor, c), r * cols + c))
             .collect();
         let drop = (costs.len() as f64 * share).round() as usize;
         // Among equal costs the highest index goes: the lowest stays.
@@ -46,8 +51,8 @@ impl Select {
         }
     }
 
-    /// At column `j` of a row: marks what stays of the group that begins there, if one does: the columns whose loss
-    /// `cost` is highest.
+    /// At column `j` of a row: marks what stays of the group that begins there, if one does: the columns whose
+    /// `cost` of being dropped is highest.
     pub(super) fn group(self, kept: &mut [bool], j: usize, cost: impl Fn(usize) -> f64) {
         let Self::Nm { n, m } = self else { return };
         if !j.is_multiple_of(m) {
@@ -75,7 +80,7 @@ impl Compress for Prune {
     }
 
     fn column(&self, kept: &mut Vec<bool>, w: &[f64], factor: &Factor, j: usize) -> f64 {
-        self.0.group(kept, j, |c| (w[c] / factor.diagonal(c)).powi(2));
+        self.0.group(kept, j, |c| lost(w[c], factor, c));
         if kept[j] { w[j] } else { 0. }
     }
 }

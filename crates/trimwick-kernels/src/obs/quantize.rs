@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::factor::Factor;
-use super::prune::Select;
+use super::prune::{Select, lost};
 use super::solve::Compress;
 use crate::quant::Rounder;
 
@@ -43,8 +43,7 @@ impl Quantize<'_> {
         }
         if let Some(select) = self.select {
             // What is going to be dropped needs no room on the grid.
-            let cost = |c: usize| (w[c] / factor.diagonal(c)).powi(2);
-            (j..j + len).for_each(|c| select.group(&mut row.kept, c, cost));
+            (j..j + len).for_each(|c| select.group(&mut row.kept, c, |c| lost(w[c], factor, c)));
         }
         let values: Vec<f32> = (j..j + len).map(|c| if row.kept[c] { w[c] as f32 } else { 0. }).collect();
         let group = self.group_of[j];

@@ -75,8 +75,9 @@ impl Activations {
         let padded = k.next_multiple_of(BLOCK);
         self.floats.clear();
         self.floats.resize(m * padded, 0.);
-        let rows = self.floats.chunks_exact_mut(padded.max(1)).zip(x.chunks_exact(k.max(1)));
-        rows.for_each(|(to, x)| to[..k].copy_from_slice(x));
+        for (to, x) in self.floats.chunks_exact_mut(padded.max(1)).zip(x.chunks_exact(k.max(1))) {
+            to[..k].copy_from_slice(x);
+        }
         (self.blocks.ready, self.tokens.ready) = (false, false);
     }
 
