@@ -2,7 +2,7 @@
 //!
 //! cargo run --release --example 04_one_shot
 //!
-//! `llama2_one_shot` does this to any Llama, with any scheme and any order of passes.
+//! `08_llama2_one_shot` does this to any Llama, with any scheme and any order of passes.
 
 mod builtin;
 

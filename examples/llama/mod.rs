@@ -133,3 +133,12 @@ impl Job {
 fn tokenizer(files: &ModelFiles) -> anyhow::Result<&Tokenizer> {
     files.tokenizer.as_ref().context("the model has no tokenizer.json")
 }
+
+/// Arguments for two steps of the built-in model on a piece of its text, in `folder`.
+#[cfg(test)]
+pub fn builtin(folder: &std::path::Path) -> anyhow::Result<Vec<String>> {
+    let text = folder.join("text.txt");
+    std::fs::write(&text, &trimwick::models::builtin::text("sotu-eval").context("no text")?[..20_000])?;
+    let (text, out) = (text.display().to_string(), folder.join("out").display().to_string());
+    Ok(["builtin:tiny-llama", &text, &out, "128", "64"].map(String::from).into())
+}

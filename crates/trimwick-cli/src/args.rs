@@ -39,13 +39,13 @@ pub(crate) enum Verb {
     #[command(after_help = after(&["trimwick check my.toml model.source=./SmolLM2-135M"]))]
     Check(CheckArgs),
     /// Show the text that a recipe trains on as its model sees it, and which of it is trained.
-    #[command(after_help = after(&["trimwick preview my.toml --windows 4"]))]
+    #[command(after_help = after(&["trimwick preview my.toml --windows 4", "trimwick preview my.toml --windows 1 --tokens"]))]
     Preview(PreviewArgs),
     /// Measure a model: its perplexity on texts, its answers to multiple-choice questions, alone or beside another's.
     #[command(after_help = after(&["trimwick eval ./SmolLM2-135M --text held_out.txt --context 512", "trimwick eval model.gguf --against ./SmolLM2-135M --tasks arc=ARC-Easy.jsonl"]))]
     Eval(EvalArgs),
     /// Time prompts and generation of one model or several, beside what the memory of the machine allows.
-    #[command(after_help = after(&["trimwick bench model.gguf --f32 --prompt 256"]))]
+    #[command(after_help = after(&["trimwick bench model.gguf --f32 --prompt 256", "trimwick bench runs/my/exports/model.gguf --into runs/my"]))]
     Bench(BenchArgs),
     /// Continue a prompt.
     #[command(after_help = after(&[r#"trimwick generate builtin:tiny-llama --prompt "My fellow Americans" --max-tokens 40"#]))]
@@ -134,14 +134,17 @@ pub(crate) struct PreviewArgs {
     /// Windows to show, in the order of training.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least::<1>)]
     pub(crate) windows: usize,
-    /// Print JSON.
+    /// Show each token on a line of its own: place, id, whether it is trained, how the vocabulary spells it.
     #[arg(long)]
+    pub(crate) tokens: bool,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "tokens")]
     pub(crate) json: bool,
 }
 
 /// What questions may be given as.
 const TASKS: &str = "Files of multiple-choice questions, scored by log-likelihood. LAYOUT: choice (lines such as \
-                     {\"query\": \"…\", \"choices\": [\"…\", \"…\"], \"gold\": 0}), hellaswag, arc, piqa or mmlu, as published. \
+                     {\"query\": \"…\", \"choices\": [\"…\", \"…\"], \"gold\": 0}), hellaswag, arc, piqa or mmlu, as published, or samples, as lm-evaluation-harness logs them. \
                      FILE: a path, or builtin:sotu-choice";
 
 /// `eval`.
@@ -259,6 +262,9 @@ pub(crate) struct BenchArgs {
     /// How keys and values of the past are kept.
     #[arg(long, value_enum, default_value_t = Kv::F16)]
     pub(crate) kv: Kv,
+    /// Put the result into the folder of a finished run, as a table of its report.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) into: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -338,27 +344,34 @@ pub(crate) struct ReportArgs {
     /// Write the runs' metrics as event files of TensorBoard in the place of a page; the runs may still be going on.
     #[arg(long, value_name = "DIR", conflicts_with = "out")]
     pub(crate) tensorboard: Option<PathBuf>,
+    /// Replace a page or a picture at --out.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the files written as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `recipes`.
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
 pub(crate) struct RecipesArgs {
-    /// What to do.
+    /// What to do [default: ls].
     #[command(subcommand)]
-    pub(crate) verb: RecipesVerb,
+    pub(crate) verb: Option<RecipesVerb>,
 }
 
 /// What can be done with recipes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RecipesVerb {
     /// List them.
+    #[command(after_help = after(&["trimwick recipes ls"]))]
     Ls {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Copy one into a file, to change it and run it.
+    #[command(after_help = after(&["trimwick recipes cp smollm2/sparse24_recover my.toml"]))]
     Cp {
         /// Its name in the list.
         #[arg(value_name = "NAME")]
@@ -371,7 +384,12 @@ pub(crate) enum RecipesVerb {
         force: bool,
     },
     /// Print every key that a recipe can have: what it takes, its default, what it is for.
-    Keys,
+    #[command(after_help = after(&["trimwick recipes keys"]))]
+    Keys {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {

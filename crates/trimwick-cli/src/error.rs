@@ -249,6 +249,10 @@ pub(crate) fn usage(error: &clap::Error) -> String {
             out.push_str("; usage: ");
             out.push_str(usage);
         } else {
+            // What clap advises for a value with a dash helps arguments alone, and options are what has them here.
+            let dashed = line.starts_with("tip: to pass '");
+            let line =
+                if dashed { "tip: a value that begins with a dash is given as --OPTION=VALUE" } else { line };
             let tip = line.strip_prefix("tip: ");
             out.push_str(if out.is_empty() {
                 ""

@@ -27,11 +27,22 @@ use clap::error::ErrorKind;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    print_panics_once();
     let code = match environment::settle().and_then(|()| Ok(signals::report_full_files()?)) {
         Err(e) => error::report(&e),
         Ok(()) => start(),
     };
     ExitCode::from(code)
+}
+
+/// A panic of a library that becomes an error of the file that caused it is printed as that error alone.
+fn print_panics_once() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !trimwick_formats::is_guarded() {
+            print(panic);
+        }
+    }));
 }
 
 /// Takes the command line and carries it out.

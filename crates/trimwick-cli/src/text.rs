@@ -10,6 +10,17 @@ pub(crate) fn plain(text: &str) -> String {
     out
 }
 
+/// One word of a shell's command line, on one line.
+pub(crate) fn quoted(text: &str) -> String {
+    let bare = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
+    let text = plain(text);
+    if !text.is_empty() && text.chars().all(bare) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// Generated text for a terminal: as [`plain`], but line breaks and tabs stay.
 pub(crate) fn harmless(text: &str) -> String {
     text.split_inclusive(['\n', '\t'])

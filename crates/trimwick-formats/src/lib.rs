@@ -35,6 +35,7 @@ pub mod floats;
 pub mod folder;
 mod foreign;
 pub mod gguf;
+mod guard;
 mod hash;
 mod json;
 pub mod minifloat;
@@ -44,5 +45,6 @@ mod source;
 
 pub use atomic::{atomic_write, atomic_write_on, atomic_write_with};
 pub use error::{Error, Location, Result};
+pub use guard::{guarded, is_guarded};
 pub use hash::{sha256_bytes, sha256_file};
 pub use source::{ByteSource, read_small};

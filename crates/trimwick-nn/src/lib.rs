@@ -41,6 +41,7 @@ mod param;
 mod place;
 mod reparam;
 mod rotary;
+mod saved;
 mod source;
 mod store;
 mod stream;

@@ -114,6 +114,11 @@ impl ParamStore {
         self.lock().values().filter(|p| p.role() == Role::Trainable).cloned().collect()
     }
 
+    /// The variables of the trainable parameters, sorted by name: what candle's optimizers take, as from a `VarMap`.
+    pub fn all_vars(&self) -> Vec<Var> {
+        self.trainable().iter().map(Param::var).collect()
+    }
+
     /// One parameter or buffer by its full name.
     pub fn get(&self, name: &str) -> Option<Param> {
         self.lock().get(name).cloned()

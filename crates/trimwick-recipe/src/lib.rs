@@ -73,7 +73,7 @@ pub use checked::train::{LrSchedule, TrainLength, TrainSpec};
 pub use checked::warmup::Warmup;
 pub use error::{Fault, FaultKind, Faults, Hint, Place};
 pub use recipe::Recipe;
-pub use reference::reference;
+pub use reference::{keys, reference};
 pub use rules::{GroupRule, LayerRule, LayerRules, PruneRule, QuantizeRule};
 pub use shapes::{LayerKind, LayerShape};
 pub use sizes::Sizes;

@@ -298,7 +298,8 @@ fn advice(path: &Path) -> String {
         .collect();
     match nearest(&wanted, names.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {}?", Plain(&folder.join(near).to_string_lossy())),
-        None => "give the path of a recipe, a .toml file".to_string(),
+        None => "give the path of a recipe, a .toml file; `trimwick recipes` lists those that can be copied"
+            .to_string(),
     }
 }
 

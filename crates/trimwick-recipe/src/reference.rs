@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Value, json};
+
 use crate::raw::Default;
 use crate::recipe::SPEC;
 
@@ -25,4 +27,29 @@ pub fn reference() -> String {
         text.push('\n');
     });
     text
+}
+
+/// The same for programs: an object for each key, with `default` null where there is none and `otherwise` in its place.
+pub fn keys() -> Value {
+    let mut found = Vec::new();
+    SPEC.walk("", &mut |path, section| {
+        for key in section.keys {
+            let (default, otherwise) = match key.default() {
+                Default::Required => (None, None),
+                Default::Toml(value) => (Some(value.to_string()), None),
+                Default::Absent(otherwise) => (None, Some(otherwise.to_string())),
+            };
+            found.push(json!({
+                "section": path,
+                "key": key.name(),
+                "takes": key.expected(),
+                "required": matches!(key.default(), Default::Required),
+                "default": default,
+                "otherwise": otherwise,
+                "example": key.example(),
+                "purpose": key.about(),
+            }));
+        }
+    });
+    found.into()
 }

@@ -2,6 +2,7 @@
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::{Error, Result};
 
@@ -24,10 +25,30 @@ pub(crate) const SERIES: [RGBColor; 6] = [
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Thin and pale: what a smoother line is of.
-    pub(crate) faint: bool,
-    /// A line that this one shares its colour with.
+    pub(crate) look: Look,
+    /// Place in the palette: lines of one thing share it.
     pub(crate) colour: usize,
+}
+
+/// How a line is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Solid,
+    /// With a mark at each point: few points, far apart.
+    Marked,
+    /// Thin and pale, without a name: what a smoother line is of.
+    Faint,
+}
+
+impl Line {
+    fn style(&self) -> ShapeStyle {
+        let colour = SERIES[self.colour % SERIES.len()];
+        match self.look {
+            Look::Faint => colour.mix(0.35).stroke_width(1),
+            Look::Solid => colour.stroke_width(2),
+            Look::Marked => colour.stroke_width(1),
+        }
+    }
 }
 
 /// What a chart of lines shows.
@@ -57,38 +78,62 @@ fn draw(
 
 /// Lines over a common axis; the empty string where there is nothing to draw.
 pub(crate) fn lines(axes: Axes, lines: &[Line]) -> Result<String> {
-    let all = || lines.iter().flat_map(|line| &line.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+    let all = || lines.iter().flat_map(|line| &line.points).copied().filter(drawable);
     let Some((x, y)) = bounds(all().map(|p| p.0)).zip(bounds(all().map(|p| p.1))) else {
         return Ok(String::new());
     };
-    draw(axes, |area| {
-        let mut chart = ChartBuilder::on(area)
+    let named: Vec<&Line> = lines.iter().filter(|line| line.look != Look::Faint).collect();
+    let (places, legend) = places(&named, axes.size.0);
+    let size = (axes.size.0, axes.size.1 + legend);
+    draw(Axes { size, ..axes }, |area| {
+        let (above, plot) = area.split_vertically(legend);
+        for (line, (x, y)) in named.iter().zip(&places) {
+            above.draw(&PathElement::new([(*x, *y), (*x + SWATCH, *y)], line.style()))?;
+            if line.look == Look::Marked {
+                above.draw(&Circle::new((*x + SWATCH / 2, *y), MARK, line.style().filled()))?;
+            }
+            let label = ("sans-serif", 13).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+            above.draw(&Text::new(line.name.as_str(), (*x + SWATCH + 6, *y), label))?;
+        }
+        let mut chart = ChartBuilder::on(&plot)
             .margin(10)
             .x_label_area_size(38)
             .y_label_area_size(58)
-            .build_cartesian_2d(x.0..x.1, padded(y))?;
+            .build_cartesian_2d(distinct(x), padded(y))?;
         mesh(&mut chart, axes)?;
         for line in lines {
-            let colour = SERIES[line.colour % SERIES.len()];
-            let style = match line.faint {
-                true => colour.mix(0.35).stroke_width(1),
-                false => colour.stroke_width(2),
-            };
-            let drawn = chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
-            if !line.faint {
-                drawn
-                    .label(line.name.as_str())
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            let points: Vec<_> = line.points.iter().copied().filter(drawable).collect();
+            if line.look == Look::Marked {
+                chart.draw_series(points.iter().map(|p| Circle::new(*p, MARK, line.style().filled())))?;
             }
+            chart.draw_series(LineSeries::new(points, line.style()))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(("sans-serif", 13).into_font().color(&INK))
-            .border_style(TRANSPARENT)
-            .draw()?;
         Ok(())
     })
+}
+
+/// Length of a legend's piece of line, and radius of a mark.
+const SWATCH: i32 = 22;
+const MARK: i32 = 3;
+
+/// Where the names of a legend begin, row by row above the plot so that no line runs through them, and how high it is.
+fn places(named: &[&Line], width: u32) -> (Vec<(i32, i32)>, u32) {
+    const ROW: i32 = 20;
+    const LEFT: i32 = 68;
+    let (mut x, mut y) = (LEFT, 14);
+    let place = |line: &&Line| {
+        // No typeface that is likely has wider letters on average.
+        let wide = SWATCH + 6 + 8 * line.name.chars().count() as i32 + 16;
+        if x > LEFT && x + wide > width as i32 {
+            (x, y) = (LEFT, y + ROW);
+        }
+        let at = (x, y);
+        x += wide;
+        at
+    };
+    let places: Vec<_> = named.iter().map(place).collect();
+    let height = places.last().map_or(0, |(_, y)| y + ROW / 2);
+    (places, height as u32)
 }
 
 /// Counts as bars of equal width over [−1, 1].
@@ -127,7 +172,7 @@ pub(crate) fn per_layer(axes: Axes, series: &[(&str, Vec<f64>)]) -> Result<Strin
         .map(|(colour, (name, values))| Line {
             name: name.to_string(),
             points: values.iter().enumerate().map(|(i, v)| (i as f64, *v)).collect(),
-            faint: false,
+            look: Look::Solid,
             colour,
         })
         .collect();
@@ -159,6 +204,18 @@ fn mesh<'a>(
         .map_err(|e| e.to_string().into())
 }
 
+/// Whether a point has a place on an axis. The chart library looks for ticks by adding a step: without end, where a range
+/// overflows.
+fn drawable((x, y): &(f64, f64)) -> bool {
+    const LARGEST: f64 = 1e30;
+    x.abs() <= LARGEST && y.abs() <= LARGEST
+}
+
+/// A range in which a tick's step is not lost beside the numbers, which would be added without end, too.
+fn distinct((low, high): (f64, f64)) -> std::ops::Range<f64> {
+    low..high.max(low + 1e-9 * low.abs().max(high.abs()))
+}
+
 fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |b: Option<(f64, f64)>, v| Some(b.map_or((v, v), |(l, h)| (l.min(v), h.max(v)))))
 }
@@ -166,7 +223,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 /// A range with room at both ends, of some width even for a single value.
 fn padded((low, high): (f64, f64)) -> std::ops::Range<f64> {
     let room = if high > low { 0.05 * (high - low) } else { 0.5 * high.abs().max(1e-3) };
-    low - room..high + room
+    distinct((low - room, high + room))
 }
 
 /// `12k`, `3.4`, `1e-4`: a label without needless digits.
@@ -208,11 +265,19 @@ mod tests {
     #[test]
     fn a_chart_draws_its_lines_and_nothing_draws_nothing() {
         let axes = Axes { name: "loss", x: "tokens", y: "loss", size: (400, 200) };
-        let line = Line { name: "a <b>".into(), points: vec![(0., 1.), (1., 2.)], faint: false, colour: 0 };
+        let line =
+            Line { name: "a <b>".into(), points: vec![(0., 1.), (1., 2.)], look: Look::Solid, colour: 0 };
         let svg = lines(axes, std::slice::from_ref(&line)).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("<polyline") && svg.contains("a &lt;b&gt;"), "{svg}");
         assert_eq!(lines(axes, &[]).unwrap(), "");
-        assert_eq!(lines(axes, &[Line { points: vec![(0., f64::NAN)], ..line }]).unwrap(), "");
+        assert_eq!(lines(axes, &[Line { points: vec![(0., f64::NAN)], ..line.clone() }]).unwrap(), "");
+        for hostile in [
+            [(0., 1e308), (1., -1e308), (2., f64::INFINITY)],
+            [(0., 1e17), (1e17, 1e17), (1e17 + 16., 1e17 + 16.)],
+            [(-1e30, -1e30), (1e30, 1e30), (f64::MIN_POSITIVE, 5e-324)],
+        ] {
+            assert!(lines(axes, &[Line { points: hostile.into(), ..line.clone() }]).is_ok());
+        }
         assert_eq!(histogram(axes, &[0; 5]).unwrap(), "");
         assert_eq!(histogram(axes, &[1, 0, 3]).unwrap().matches("<rect").count(), 2);
     }

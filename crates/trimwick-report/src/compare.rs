@@ -50,7 +50,7 @@ pub(crate) fn of(runs: &[Run]) -> Result<String> {
         (figure(&rates(runs)?, "Learning rate."))
         @for run in runs {
             h2 { (run.name) }
-            p { (words::verdict(&run.summary).text) }
+            p class=(words::class(words::verdict(&run.summary).tone)) { (words::verdict(&run.summary).text) }
             (arms(&run.summary))
         }
     };

@@ -14,7 +14,7 @@ pub enum Error {
         found: String,
     },
     /// A file of a run that cannot be read.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}; the run's own command writes its results anew", path.display())]
     File {
         /// The file.
         path: PathBuf,

@@ -1,8 +1,8 @@
 //! What a run found, as one page that needs nothing but itself.
 //!
 //! [`write()`] reads a finished run's folder (`summary.json`, the metrics of each trained arm, the resolved recipe, the
-//! written weights, and `bench.json` where somebody put there what `trimwick bench --json` printed) and writes `report.html` beside them: no script, no network, charts as SVG, light and dark, fit to
-//! print. It says first whether training helped, and says so plainly when it did not. [`compare`] puts several runs on
+//! command, the written weights, and [`BENCH`] where `trimwick bench --into` has measured) and writes `report.html` beside
+//! them: no script, no network, charts as SVG, light and dark, fit to print. It says first whether training helped, and says so plainly when it did not. [`compare`] puts several runs on
 //! one page.
 //!
 //! Everything is read from files: an old run can be reported again, and a report cannot say what the files do not.
@@ -30,7 +30,10 @@ mod words;
 use std::path::{Path, PathBuf};
 
 pub use error::{Error, Result};
+pub use run::COMMAND;
+pub use shipped::BENCH;
 pub use tensorboard::tensorboard;
+pub use words::{Tone, Verdict, gap, verdict};
 
 use run::Run;
 

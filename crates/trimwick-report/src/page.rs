@@ -6,7 +6,7 @@ use trimwick_recipe::run::{BlockReport, MeasuredArm, Summary};
 use crate::Result;
 use crate::charts::{Axes, histogram, per_layer};
 use crate::parts::{figure, losses, norms, page, rates};
-use crate::passes::{budget, passes};
+use crate::passes::{budget, on_grid, passes};
 use crate::run::Run;
 use crate::shipped::{exports, speed};
 use crate::stats::paired;
@@ -23,7 +23,7 @@ pub(crate) fn of(run: &Run) -> Result<String> {
     let body = html! {
         h1 { (summary.name) }
         p.soft { "Started from " code { (summary.model) } " · seed " (summary.seed) }
-        p class=(if verdict.good { "verdict" } else { "verdict bad" }) { (verdict.text) }
+        p class=(words::class(verdict.tone)) { (verdict.text) }
         @for warning in &summary.warnings { p.verdict.bad { "Warning: " (warning) } }
         (facts(summary))
         h2 { "What was measured" }
@@ -39,6 +39,7 @@ pub(crate) fn of(run: &Run) -> Result<String> {
             (blocks(&summary.blocks)?)
         }
         (passes(summary)?)
+        (on_grid(summary)?)
         (budget(run)?)
         @if let Some(weights) = &run.weights {
             h2 { "The written weights" }
@@ -55,7 +56,6 @@ pub(crate) fn of(run: &Run) -> Result<String> {
 }
 
 fn facts(summary: &Summary) -> Markup {
-    let gap = |share: Option<f64>| share.map(|share| format!("{:.1} %", 100. * share));
     let mut rows = vec![
         ("Parameters", count(summary.parameters as u64)),
         (
@@ -78,17 +78,14 @@ fn facts(summary: &Summary) -> Markup {
         rows.push(("Bits per quantized weight, scales counted", format!("{:.3}", q.bits_per_weight)));
         rows.push(("Weights off their grid", count(q.off_grid as u64)));
     }
-    if let Some(share) = gap(summary.gap_recovered) {
-        rows.push(("Gap recovered", share));
-    }
-    if let Some(share) = gap(summary.gap_recovered_to_tuned) {
-        rows.push(("of the way from one shot to the tuned twin", share));
+    if let Some(gap) = words::gap(summary) {
+        rows.push(("Gap recovered, by the method and by training together", gap));
     }
     rows.push(("Time", format!("{:.0} s", summary.seconds)));
     if let Some(peak) = summary.peak_rss_bytes {
         rows.push(("Largest resident set", bytes(peak as f64)));
     }
-    html! { div.wide { table { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } } }
+    html! { div.wide { table.facts { @for (name, value) in rows { tr { td { (name) } td { (value) } } } } } }
 }
 
 /// The arms, each beside the one that compressing in one shot gave.
@@ -214,11 +211,31 @@ fn mask(weights: &Weights) -> Markup {
     }
 }
 
+/// Of what was read and of what was written.
+fn digests(summary: &Summary) -> Vec<(String, &String)> {
+    let inputs = summary.inputs.iter().map(|(key, digest)| (format!("read: {key}"), digest));
+    let model = summary.digests.iter().map(|(name, digest)| (format!("model/{name}"), digest));
+    let exports = summary.exports.iter().flat_map(|export| {
+        let file = |name: &str| match export.path.ends_with(name) {
+            true => export.path.clone(),
+            false => format!("{}/{name}", export.path),
+        };
+        export.digests.iter().map(move |(name, digest)| (file(name), digest))
+    });
+    inputs.chain(model).chain(exports).collect()
+}
+
 fn again(run: &Run) -> Markup {
     html! {
-        p { "Save the recipe below and run " code { "trimwick run recipe.toml" } ". Files of the written model, by SHA-256:" }
+        @if let Some(command) = &run.command { p { "The command was " code { (command) } "." } }
+        p {
+            "Save the recipe below as " code { "recipe.toml" } " and run " code { "trimwick run recipe.toml --out runs/again" }
+            @if !run.summary.version.is_empty() { " with version " (run.summary.version) }
+            "; seed " (run.summary.seed) ". On the same inputs the files of the model have the same SHA-256:"
+        }
         div.wide { table {
-            @for (name, digest) in &run.summary.digests { tr { td { (name) } td { code { (digest) } } } }
+            tr { th { "file" } th { "SHA-256" } }
+            @for (name, digest) in digests(&run.summary) { tr { td { (name) } td { code { (digest) } } } }
         } }
         details { summary { "The recipe as it was resolved" } pre { (run.recipe) } }
     }

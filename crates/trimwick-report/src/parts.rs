@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::style::RGBColor;
 
 use crate::Result;
-use crate::charts::{Axes, INK, Line, RULE, lines};
+use crate::charts::{Axes, INK, Line, Look, RULE, lines};
 use crate::run::{Curve, Run};
 use crate::words;
 
@@ -48,21 +48,20 @@ fn themed(svg: &str) -> String {
         .replace("font-family=\"sans-serif\"", "font-family=\"system-ui, sans-serif\"")
 }
 
-/// Cross-entropy of every trained arm: each step's, pale, and its running mean.
+/// Cross-entropy of every trained arm: each step's, pale, and its running mean; on held-out text, marked.
 pub(crate) fn losses(runs: &[Run]) -> Result<String> {
     let mut drawn = Vec::new();
-    for (run, curve) in curves(runs) {
-        let colour = drawn.iter().filter(|line: &&Line| !line.faint).count();
+    for (colour, (run, curve)) in curves(runs).enumerate() {
         let points: Vec<(f64, f64)> =
             curve.steps.iter().map(|s| (s.tokens as f64, s.cross_entropy)).collect();
         let name = named(runs, run, &words::arm(&curve.arm));
-        drawn.push(Line { name: name.clone(), points: thin(&points), faint: true, colour });
-        drawn.push(Line { name: name.clone(), points: thin(&smooth(&points)), faint: false, colour });
+        let mut add = |name: String, points, look| drawn.push(Line { name, points, look, colour });
+        add(name.clone(), thin(&points), Look::Faint);
+        add(name.clone(), thin(&smooth(&points)), Look::Solid);
         let tokens = |step: u64| curve.steps.iter().find(|s| s.step == step).map_or(0., |s| s.tokens as f64);
         let held_out: Vec<_> = curve.validations.iter().map(|v| (tokens(v.step), v.eval_loss)).collect();
         if !held_out.is_empty() {
-            let name = format!("{name}, held out");
-            drawn.push(Line { name, points: held_out, faint: false, colour: colour + 1 });
+            add(format!("{name}, held out"), held_out, Look::Marked);
         }
     }
     lines(LOSSES, &drawn)
@@ -78,12 +77,18 @@ pub(crate) fn norms(runs: &[Run]) -> Result<String> {
     per_step(runs, NORMS, |step| step.grad_norm)
 }
 
+/// A line for each arm; those that coincide are one, with the names of all.
 fn per_step(runs: &[Run], axes: Axes, of: impl Fn(&trimwick_train::StepRecord) -> f64) -> Result<String> {
-    let line = |(colour, (run, curve)): (usize, (&Run, &Curve))| {
+    let mut drawn: Vec<Line> = Vec::new();
+    for (colour, (run, curve)) in curves(runs).enumerate() {
         let points: Vec<_> = curve.steps.iter().map(|s| (s.tokens as f64, of(s))).collect();
-        Line { name: named(runs, run, &words::arm(&curve.arm)), points: thin(&points), faint: false, colour }
-    };
-    lines(axes, &curves(runs).enumerate().map(line).collect::<Vec<_>>())
+        let (name, points) = (named(runs, run, &words::arm(&curve.arm)), thin(&points));
+        match drawn.iter_mut().find(|line| line.points == points) {
+            Some(line) => line.name += &format!(" = {name}"),
+            None => drawn.push(Line { name, points, look: Look::Solid, colour }),
+        }
+    }
+    lines(axes, &drawn)
 }
 
 fn curves(runs: &[Run]) -> impl Iterator<Item = (&Run, &Curve)> {

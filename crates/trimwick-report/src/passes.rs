@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use trimwick_quant::mixed::{Group, Sensitivities};
-use trimwick_recipe::run::{LayerReport, MixedChoice, Summary};
+use trimwick_recipe::run::{LayerReport, MixedChoice, OnGrid, Summary};
 
 use crate::Result;
 use crate::charts::{Axes, per_layer};
 use crate::parts::figure;
 use crate::run::Run;
-use crate::words::count;
+use crate::words::{self, count};
 
 const LAYERS: Axes = Axes {
     name: "passes",
@@ -57,6 +57,31 @@ pub(crate) fn passes(summary: &Summary) -> Result<Markup> {
                         td { (count(*dead as u64)) }
                     }
                 }
+            } }
+        }
+    })
+}
+
+/// How near weights are to their grid; nothing where none was off it while it was trained.
+pub(crate) fn on_grid(summary: &Summary) -> Result<Markup> {
+    let mut layers: Vec<&OnGrid> = summary.quantization.iter().flat_map(|q| &q.layers).collect();
+    if layers.is_empty() {
+        return Ok(html! {});
+    }
+    layers.sort_by_cached_key(|found| words::in_order(&found.layer));
+    let decibels = layers.iter().map(|found| found.decibels).collect::<Vec<_>>();
+    let mean = decibels.iter().sum::<f64>() / decibels.len() as f64;
+    let caption = format!(
+        "Each layer's weight as it was trained against its place on the grid, in decibels; higher is nearer. The mean is {mean:.2} dB."
+    );
+    Ok(html! {
+        h2 { "Weights on their grid" }
+        (figure(&per_layer(LAYERS, &[("weight", decibels)])?, &caption))
+        details {
+            summary { "Every layer" }
+            div.wide { table {
+                tr { th { "layer" } th { "signal to noise (dB)" } }
+                @for OnGrid { layer, decibels } in layers { tr { td { code { (layer) } } td { (format!("{decibels:.2}")) } } }
             } }
         }
     })

@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) curves: Vec<Curve>,
     /// The recipe as it was resolved.
     pub(crate) recipe: String,
+    /// The command that finished the run, where it was one.
+    pub(crate) command: Option<String>,
     /// The written weights, where they are still there.
     pub(crate) weights: Option<Weights>,
     /// What each scheme would have cost, where a budget has chosen.
@@ -42,6 +44,8 @@ pub(crate) struct Curve {
     pub(crate) validations: Vec<ValidationRecord>,
 }
 
+/// What the command line leaves: itself.
+pub const COMMAND: &str = "command.txt";
 const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics";
 /// The model that one-shot pruning left, masks included.
@@ -69,7 +73,10 @@ impl Run {
         let absolute = path.canonicalize().unwrap_or_else(|_| path.into());
         let name = absolute.file_name().map_or_else(|| summary.name.clone(), |n| n.to_string_lossy().into());
         let (sensitivities, bench) = (sensitivities(&path.join(SENSITIVITIES))?, Bench::read(path)?);
-        Ok(Self { name, summary, curves, recipe, weights, sensitivities, bench })
+        let command = path.join(COMMAND);
+        let command =
+            command.is_file().then(|| text(&command)).transpose()?.map(|line| line.trim().to_string());
+        Ok(Self { name, summary, curves, recipe, command, weights, sensitivities, bench })
     }
 }
 
@@ -131,8 +138,11 @@ fn curve(path: &Path) -> Result<Curve> {
     Ok(curve)
 }
 
+/// A file of a run. The largest are metrics: a line for each step.
 pub(crate) fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| broken(path, &e))
+    const LARGEST: u64 = 1 << 30;
+    let bytes = trimwick_formats::read_small(path, LARGEST)?.ok_or_else(|| broken(path, &"not there"))?;
+    String::from_utf8(bytes).map_err(|e| broken(path, &e.utf8_error()))
 }
 
 pub(crate) fn broken(path: &Path, problem: &dyn std::fmt::Display) -> Error {
@@ -154,7 +164,7 @@ fn listing(path: &Path) -> String {
     }
     let names: Vec<_> = entries(path)
         .iter()
-        .filter_map(|entry| Some(entry.file_name()?.to_string_lossy().into_owned()))
+        .filter_map(|entry| Some(entry.file_name()?.to_string_lossy().escape_debug().to_string()))
         .collect();
     match names.len() {
         0 => "an empty folder".into(),

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::run::{broken, text};
 use crate::words::{bytes, count, number};
 
-/// What `trimwick bench --json` printed, in a run's folder.
-const BENCH: &str = "bench.json";
+/// What `trimwick bench --into` leaves in a run's folder.
+pub const BENCH: &str = "bench.json";
 
 /// The exports of a run; nothing without any.
 pub(crate) fn exports(summary: &Summary) -> Markup {
@@ -23,14 +23,15 @@ pub(crate) fn exports(summary: &Summary) -> Markup {
         h2 { "Exports" }
         div.wide { table {
             caption {
-                "Every value was compared with the trained one, bit for bit. Perplexities are computed from the packed weights of the file with "
+                "Every value was compared with the trained one: those that are rounded to the file's 16 bits are counted apart, the others are "
+                "equal bit for bit. Perplexities are computed from the packed weights of the file with "
                 "activations in full; the written model of the arms' table gives " (exported) "."
             }
-            tr { th { "format" } th { "file" } th { "tensors" } th { "bits per parameter" } th { "values compared" } th { "perplexity" } }
-            @for Export { target, path, bytes: size, bits_per_parameter, compared, perplexity, .. } in &summary.exports {
+            tr { th { "format" } th { "file" } th { "tensors" } th { "bits per parameter" } th { "equal bit for bit" } th { "once rounded" } th { "perplexity" } }
+            @for Export { target, path, bytes: size, bits_per_parameter, compared, rounded, perplexity, .. } in &summary.exports {
                 tr {
                     td { (target) } td { code { (path) } } td { (bytes(*size as f64)) }
-                    td { (format!("{bits_per_parameter:.3}")) } td { (count(*compared)) } td { (number(*perplexity)) }
+                    td { (format!("{bits_per_parameter:.3}")) } td { (count(*compared - *rounded)) } td { (count(*rounded)) } td { (number(*perplexity)) }
                 }
             }
         } }

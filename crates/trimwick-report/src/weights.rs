@@ -195,7 +195,9 @@ mod tests {
     fn a_mask_of_another_weight_is_one_line() {
         let error = found(&[0xff; 3], None).unwrap_err().to_string();
         assert!(
-            error.ends_with("a.q_proj.weight_mask: expected 2 bytes, one bit for each weight, found 3"),
+            error.contains(
+                "a.q_proj.weight_mask: expected 2 bytes, one bit for each weight, found 3; the run's own"
+            ),
             "{error}"
         );
     }

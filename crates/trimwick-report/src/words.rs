@@ -4,52 +4,98 @@ use trimwick_recipe::run::{MeasuredArm, Summary};
 
 use crate::stats::{interval, paired};
 
-/// A sentence, and whether it is good news.
-pub(crate) struct Verdict {
-    pub(crate) good: bool,
-    pub(crate) text: String,
+/// What a run shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// Training helped, or was not asked for.
+    Good,
+    /// It did not.
+    Bad,
+    /// The windows cannot tell.
+    Even,
+}
+
+/// What a run shows, and a sentence that says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What it shows.
+    pub tone: Tone,
+    /// The sentence.
+    pub text: String,
 }
 
 /// Whether training helped, said plainly.
-pub(crate) fn verdict(summary: &Summary) -> Verdict {
-    let perplexity =
-        |arm: &MeasuredArm| format!("{:.3} (perplexity at context {})", arm.perplexity, arm.context);
-    match (summary.one_shot(), summary.trained()) {
-        (Some(before), Some(after)) => {
-            let helped =
-                summary.training_helped.unwrap_or(after.loss < before.loss) && after.loss < before.loss;
-            let sure = match paired(&before.window_losses, &after.window_losses) {
-                Some((low, high)) if helped && low <= 0. => {
-                    format!(
-                        " The difference of the losses lies in [{low:.3}, {high:.3}]: these windows cannot tell it from none."
-                    )
-                }
-                _ => String::new(),
-            };
-            let text = match helped {
-                true => format!(
-                    "Training helped: from {:.3} in one shot to {}.{sure}",
-                    before.perplexity,
-                    perplexity(after)
-                ),
-                false if after.loss >= before.loss => format!(
-                    "Training did not help: it ends at {}, in one shot it is {:.3}.",
-                    perplexity(after),
-                    before.perplexity
-                ),
-                false => format!(
-                    "Training on the grid did not help: it ends at {}; tuning the dense model and quantizing that in one shot is as good.",
-                    perplexity(after)
-                ),
-            };
-            Verdict { good: helped, text }
+pub fn verdict(summary: &Summary) -> Verdict {
+    let say = |tone, text| Verdict { tone, text };
+    let at =
+        |arm: &MeasuredArm| format!("{} (perplexity at context {})", number(arm.perplexity), arm.context);
+    let (before, after) = match (summary.one_shot(), summary.trained()) {
+        (Some(before), Some(after)) => (before, after),
+        (Some(before), None) => {
+            return say(Tone::Good, format!("Compressed in one shot, without training: {}.", at(before)));
         }
-        (Some(before), None) => Verdict {
-            good: true,
-            text: format!("Compressed in one shot, without training: {}.", perplexity(before)),
-        },
-        (None, Some(after)) => Verdict { good: true, text: format!("Trained: {}.", perplexity(after)) },
-        (None, None) => Verdict { good: true, text: "Measured; nothing was compressed or trained.".into() },
+        (None, Some(after)) => return say(Tone::Good, format!("Trained: {}.", at(after))),
+        (None, None) => return say(Tone::Good, "Measured; nothing was compressed or trained.".into()),
+    };
+    let change = format!("from {} in one shot to {}", number(before.perplexity), at(after));
+    // Of a quantized model two arms have to be beaten: the model as it was and its tuned twin, each quantized in one shot.
+    let rivals = [Some(before), summary.arm("dense_tuned_quantized")];
+    let best =
+        rivals.into_iter().flatten().reduce(|a, b| if b.loss < a.loss { b } else { a }).unwrap_or(before);
+    let beside = match best.name == before.name {
+        true => String::new(),
+        false => format!("; {} is {}", arm(&best.name), number(best.perplexity)),
+    };
+    match paired(&best.window_losses, &after.window_losses) {
+        Some((low, high)) if low <= 0. && high >= 0. => say(
+            Tone::Even,
+            format!(
+                "Training made no difference that these windows can tell: {change}{beside}. The gain in loss lies in [{low:.3}, {high:.3}]."
+            ),
+        ),
+        _ if after.loss < best.loss => say(Tone::Good, format!("Training helped: {change}{beside}.")),
+        _ if after.loss >= before.loss => {
+            say(Tone::Bad, format!("Training did NOT help: {change}{beside}. Deploy the better arm."))
+        }
+        _ => say(
+            Tone::Bad,
+            format!(
+                "Training on the grid did NOT help: {change}{beside}, and that is better. Deploy that arm."
+            ),
+        ),
+    }
+}
+
+/// The gap that the run has closed, with what opened it.
+pub fn gap(summary: &Summary) -> Option<String> {
+    let (share, opened) = (summary.gap_recovered?, summary.gap_opened_by()?);
+    let cost = summary.arm("dense").and_then(|dense| paired(&opened.window_losses, &dense.window_losses));
+    let none = cost.filter(|(low, high)| *low <= 0. && *high >= 0.);
+    let opened = match opened.name.as_str() {
+        "pruned_magnitude" => "magnitude pruning",
+        "pruned" => "one-shot pruning",
+        _ => "one-shot quantization",
+    };
+    if let Some((low, high)) = none {
+        return Some(format!(
+            "not given: what {opened} cost lies in [{low:.3}, {high:.3}], and may be nothing"
+        ));
+    }
+    let mut text = format!("{:.1} % of the loss that {opened} cost", 100. * share);
+    if let (Some(share), Some(start)) = (summary.gap_recovered_to_tuned, summary.one_shot()) {
+        let (share, start) = (100. * share, &start.name);
+        text +=
+            &format!("; {share:.1} % of the way from one-shot {start} to dense, tuned on the same tokens");
+    }
+    Some(text)
+}
+
+/// How the page shows it.
+pub(crate) fn class(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "verdict",
+        Tone::Bad => "verdict bad",
+        Tone::Even => "verdict even",
     }
 }
 
@@ -90,6 +136,11 @@ pub(crate) fn bytes(n: f64) -> String {
     let power = if n < 1000. { 0 } else { ((n.log10() / 3.) as usize).min(units.len() - 1) };
     let digits = if power == 0 { 0 } else { 2 };
     format!("{:.digits$} {}", n / 1000f64.powi(power as i32), units[power])
+}
+
+/// A key that sorts layer 2 before layer 10: the name in parts, numbers as numbers.
+pub(crate) fn in_order(name: &str) -> Vec<(u64, &str)> {
+    name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part)).collect()
 }
 
 /// An arm's name as people say it.

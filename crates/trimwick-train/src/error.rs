@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
+use crate::data::is_table;
+
 /// An error of another crate's own type: from a tokenizer, a hook.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -122,11 +124,11 @@ pub enum Error {
         value: f64,
     },
     /// A text file that cannot be used.
-    #[error("{}: line {line}: expected {expected}, found {found}", OneLine(.path))]
+    #[error("{}: expected {expected}, found {found}", At(.path, *.line))]
     Text {
         /// The file, or the name of a text in memory.
         path: PathBuf,
-        /// Line, counted from 1.
+        /// Line, or row of a table, counted from 1.
         line: u64,
         /// What is expected there.
         expected: String,
@@ -134,7 +136,7 @@ pub enum Error {
         found: String,
     },
     /// The tokenizer rejected a text.
-    #[error("{}: line {line}: the tokenizer failed: {source}", OneLine(.path))]
+    #[error("{}: the tokenizer failed: {source}", At(.path, *.line))]
     Tokenizer {
         /// The file, or the name of a text in memory.
         path: PathBuf,
@@ -144,7 +146,7 @@ pub enum Error {
         source: BoxError,
     },
     /// A question whose choices got no log-likelihoods.
-    #[error("{}: line {line}: the choices could not be scored: {source}", OneLine(.path))]
+    #[error("{}: the choices could not be scored: {source}", At(.path, *.line))]
     Scoring {
         /// The file, or the name of a text in memory.
         path: PathBuf,
@@ -154,11 +156,11 @@ pub enum Error {
         source: BoxError,
     },
     /// A conversation that could not be made into tokens.
-    #[error("{}: line {line}: {source}", OneLine(.path))]
+    #[error("{}: {source}", At(.path, *.line))]
     Chat {
         /// The file, or the name of a text in memory.
         path: PathBuf,
-        /// Line, counted from 1.
+        /// Line, or row of a table, counted from 1.
         line: u64,
         /// What the template or the tokenizer says.
         source: BoxError,
@@ -246,6 +248,16 @@ impl fmt::Display for Names<'_> {
             0..=SHOWN => Ok(()),
             n => write!(f, " and {} more", n - SHOWN),
         }
+    }
+}
+
+/// A line of a text, or a row of a table.
+struct At<'a>(&'a Path, u64);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = if is_table(self.0) { "row" } else { "line" };
+        write!(f, "{}: {unit} {}", OneLine(self.0), self.1)
     }
 }
 

@@ -2,12 +2,14 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use trimwick_recipe::run::{RunError, StreamedPlan, Work, check_place, streamed_plan, work};
+use trimwick_recipe::run::{
+    DiskPlan, RunError, StreamedPlan, WholePlan, Work, check_place, disk_plan, streamed_plan, whole_plan,
+    work,
+};
 use trimwick_recipe::{
     Arm, BlockwiseSpec, LayerRule, ModelSpec, Pattern, PruneRule, PruneSchedule, PruneSpec, QuantizeRule,
-    QuantizeSpec, Recipe, Sizes, Storage, TrainSpec,
+    QuantizeSpec, Recipe, Sizes, TrainSpec,
 };
-use trimwick_train::{MemoryPlan, Moments};
 
 use super::order::{order, under as under_budget};
 use super::survey::{Survey, survey};
@@ -110,23 +112,25 @@ impl<'a> Plan<'a> {
         arms.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
     }
 
-    /// Bytes of weights, gradients and AdamW's two moments, and of the teacher: what training cannot do without.
-    fn memory(&self) -> u64 {
-        // Adapters are counted as nothing; what they stand on is frozen.
-        let train = self.recipe.train.as_ref().filter(|_| self.recipe.lora.is_none());
-        let engine = train.map(|train| &train.engine);
-        // With the lean plan gradients are those of a block.
-        let gradients = engine.map_or(0, |e| if e.memory == MemoryPlan::Lean { 0 } else { 4 });
-        let moments = engine.map_or(0, |e| if e.moments == Moments::F32 { 8 } else { 2 });
-        let teacher = self.recipe.distill.as_ref();
-        let teacher = teacher.map_or(0, |distill| if distill.storage == Storage::F32 { 4 } else { 2 });
-        self.parameters * (4 + gradients + moments + teacher)
+    /// The memory of a run with the whole model in it.
+    fn whole(&self) -> Option<WholePlan> {
+        self.survey.filter(|_| !self.recipe.stream).map(|s| whole_plan(self.recipe, &s.config, &s.rules))
+    }
+
+    /// Bytes at the peak of either kind of run.
+    fn peak(&self) -> Option<u64> {
+        self.streamed().map(|plan| plan.peak).or(self.whole().map(|plan| plan.peak))
+    }
+
+    fn disk(&self) -> Option<DiskPlan> {
+        self.survey.map(|s| disk_plan(self.recipe, &s.config, &s.rules))
     }
 
     /// What to do where the memory of this machine is not enough.
     fn short(&self, needed: u64) -> Option<String> {
         let there = probe::available().filter(|&there| there < needed)?;
-        let levers = probe::levers(self.recipe, self.parameters).join("; ");
+        let window = self.whole().map_or(0, |plan| plan.window);
+        let levers = probe::levers(self.recipe, self.parameters, window).join("; ");
         Some(format!("{} are free: it does not fit; what helps: {levers}", bytes(there)))
     }
 
@@ -210,11 +214,10 @@ impl<'a> Plan<'a> {
                 "memory",
                 format!("about {peak} while {stage}: a block is {block}, hidden states are at most {states}"),
             ));
-        } else if self.survey.is_some() {
-            lines.push(("memory", format!("at least {}", bytes(self.memory()))));
         }
-        let needed = self.streamed().map_or_else(|| self.memory(), |plan| plan.peak);
-        lines.extend(self.short(needed).map(|text| ("", text)));
+        lines.extend(self.whole().map(|plan| ("memory", memory(recipe, &plan))));
+        lines.extend(self.peak().and_then(|peak| self.short(peak)).map(|text| ("", text)));
+        lines.extend(self.disk().map(|plan| ("disk", disk(&plan, probe::free(&recipe.out)))));
         if self.survey.is_none() && self.timed {
             lines.push(("time", "not known before the model is on this machine".into()));
         }
@@ -347,9 +350,12 @@ impl<'a> Plan<'a> {
             ),
             "order": order(recipe),
             "arms": self.arms(),
-            "memory_bytes_at_least": (known && !recipe.stream).then(|| self.memory()),
-            "memory_bytes_planned": self.streamed().map(|plan| plan.peak),
+            "memory_bytes_at_least": self.whole().map(|plan| plan.state),
+            "memory_bytes_planned": self.peak(),
             "memory_bytes_available": probe::available(),
+            "disk_bytes_at_most": self.disk().map(|plan| plan.most),
+            "disk_bytes_left": self.disk().map(|plan| plan.left),
+            "disk_bytes_available": probe::free(&recipe.out),
             "time": self.work().zip(self.speed).map(|(work, speed)| json!({
                 "seconds": probe::seconds(&work, speed),
                 "operations": { "training": work.training, "compressing": work.compressing, "measuring": work.measuring },
@@ -372,6 +378,37 @@ fn size(sizes: &Sizes) -> String {
         before = form;
     }
     text
+}
+
+fn memory(recipe: &Recipe, plan: &WholePlan) -> String {
+    let WholePlan { peak, stage, state, window } = plan;
+    let step = recipe.train.as_ref().map(|train| {
+        let held = if recipe.distill.is_some() { ", moments and teacher" } else { " and moments" };
+        format!(
+            "; weights, gradients{held} are {}, each of the {} windows of a step about {}",
+            bytes(*state),
+            train.batch,
+            bytes(*window)
+        )
+    });
+    format!("about {} while {stage}{}", bytes(*peak), step.unwrap_or_default())
+}
+
+fn disk(plan: &DiskPlan, free: Option<u64>) -> String {
+    let DiskPlan { most, left, spare } = plan;
+    let there = match free {
+        Some(free) if free < *most => {
+            format!("; {} are free: that is NOT enough; give --out on another disk", bytes(free))
+        }
+        Some(free) => format!("; {} are free", bytes(free)),
+        None => String::new(),
+    };
+    format!(
+        "about {} at the most, {} when it is done, of which {} are checkpoints and records of stages{there}",
+        bytes(*most),
+        bytes(*left),
+        bytes(*spare)
+    )
 }
 
 /// The words of an option, as `Percentile(99.9)` has them, in small letters.

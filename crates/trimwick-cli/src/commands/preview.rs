@@ -12,6 +12,7 @@ use crate::args::PreviewArgs;
 use crate::error::DONE;
 use crate::model::Hub;
 use crate::progress::line;
+use crate::table::{Side, Table};
 use crate::text::{count, harmless, percent, plain, plain_json};
 
 /// Most windows of a request that are shown.
@@ -32,7 +33,7 @@ pub(super) fn preview(args: &PreviewArgs) -> Result<u8> {
     let text = if args.json {
         plain_json(&serde_json::to_value(&found)?) + "\n"
     } else {
-        describe(&found, Marks::of_terminal())
+        describe(&found, (!args.tokens).then(Marks::of_terminal))
     };
     print(&text)?;
     Ok(DONE)
@@ -62,10 +63,15 @@ impl Marks {
     const BRACKETS: Self = Self { trained: ("[[", "]]"), seen: ("", ""), legend: "[[this]] is trained" };
 }
 
-fn describe(found: &Preview, marks: Marks) -> String {
+/// Without marks every token has a line.
+fn describe(found: &Preview, marks: Option<Marks>) -> String {
     let mut out = String::new();
     for (index, window) in found.windows.iter().enumerate() {
         out.push_str(&format!("window {} {}\n", index + 1, head(window)));
+        let Some(marks) = marks else {
+            out.push_str(&format!("{}\n", tokens(window)));
+            continue;
+        };
         for part in &window.parts {
             let (on, off) = if part.trained { marks.trained } else { marks.seen };
             out.push_str(&format!("{on}{}{off}", harmless(&part.text)));
@@ -75,9 +81,25 @@ fn describe(found: &Preview, marks: Marks) -> String {
     for each in &found.sources {
         out.push_str(&source(each, found.context));
     }
-    out.push_str(marks.legend);
-    out.push('\n');
+    if let Some(marks) = marks {
+        out.push_str(marks.legend);
+        out.push('\n');
+    }
     out
+}
+
+fn tokens(window: &PreviewWindow) -> Table {
+    let mut table =
+        Table::new([("place", Side::Right), ("id", Side::Right), ("", Side::Left), ("token", Side::Left)]);
+    let all = window
+        .parts
+        .iter()
+        .flat_map(|part| part.ids.iter().zip(&part.pieces).map(|(id, piece)| (part.trained, id, piece)));
+    for (place, (trained, id, piece)) in all.enumerate() {
+        let trained = if trained { "trained" } else { "" };
+        table.row([place.to_string(), id.to_string(), trained.into(), plain(piece)]);
+    }
+    table
 }
 
 fn head(window: &PreviewWindow) -> String {

@@ -1,6 +1,7 @@
 //! How fast this machine multiplies, and whether a run fits into its memory.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use trimwick_kernels::matmul_nt;
@@ -56,9 +57,23 @@ pub(super) fn available() -> Option<u64> {
     bytes_of("/proc/meminfo", "MemAvailable:")
 }
 
-/// What a recipe can do to need less memory, most effective last; `parameters` are those of its model.
-pub(super) fn levers(recipe: &Recipe, parameters: u64) -> Vec<String> {
+/// Bytes that are free where a run's folder is, or will be.
+pub(super) fn free(out: &Path) -> Option<u64> {
+    let there = std::path::absolute(out).ok()?.ancestors().find(|folder| folder.is_dir())?.to_path_buf();
+    fs4::available_space(there).ok()
+}
+
+/// What a recipe can do to need less memory, the most drastic last; `parameters` are those of its model, `window` is what each
+/// window of a step takes.
+pub(super) fn levers(recipe: &Recipe, parameters: u64, window: u64) -> Vec<String> {
     let mut levers = Vec::new();
+    if let Some(train) = recipe.train.as_ref().filter(|train| train.batch > 1) {
+        let (rest, micro) = (train.batch as u64 - 1, train.batch * train.accumulate);
+        let saved = bytes(rest * window);
+        levers.push(format!(
+            "train.batch = 1 with train.accumulate = {micro} (-{saved}, the same tokens a step)"
+        ));
+    }
     let mut lever = |key: &str, saved: u64| levers.push(format!("{key} (-{})", bytes(saved)));
     if recipe.distill.as_ref().is_some_and(|distill| distill.storage == Storage::F32) {
         lever("distill.storage = \"bf16\"", 2 * parameters);
@@ -66,6 +81,10 @@ pub(super) fn levers(recipe: &Recipe, parameters: u64) -> Vec<String> {
     // Adapters have few gradients and moments.
     if let Some(train) = recipe.train.as_ref().filter(|_| recipe.lora.is_none()) {
         let refused = train.accumulate > 1 || train.engine.guards.non_finite == NonFinite::Skip;
+        if train.engine.memory == MemoryPlan::None {
+            levers.push("train.memory = \"blocks\" (activations of one block at a time)".into());
+        }
+        let mut lever = |key: &str, saved: u64| levers.push(format!("{key} (-{})", bytes(saved)));
         if train.engine.memory != MemoryPlan::Lean && !refused {
             lever("train.memory = \"lean\"", 4 * parameters);
         }

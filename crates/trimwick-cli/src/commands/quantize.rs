@@ -10,7 +10,7 @@ use trimwick_quant::Scheme;
 
 use super::print;
 use crate::args::QuantizeArgs;
-use crate::error::DONE;
+use crate::error::{DONE, bad_input};
 use crate::progress::{Meter, line};
 use crate::signals::Signals;
 use crate::text::{bytes, count, percent, plain, plain_json};
@@ -21,6 +21,14 @@ use crate::text::{bytes, count, percent, plain, plain_json};
 /// [`trimwick_quant::Error`] for the scheme, [`trimwick_export::Error`] for everything else.
 pub(super) fn quantize(args: &QuantizeArgs) -> Result<u8> {
     let scheme: Scheme = args.scheme.parse()?;
+    if args.output.extension().is_some_and(|ext| ext != "safetensors") {
+        let found = plain(&args.output.to_string_lossy());
+        return Err(bad_input(
+            "OUTPUT",
+            "a name that ends in .safetensors, which is what is written, or in nothing",
+            found,
+        ));
+    }
     let options = QuantizeOptions {
         fake: args.fake,
         tensors: args.tensors.clone(),

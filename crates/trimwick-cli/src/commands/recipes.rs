@@ -12,7 +12,7 @@ use crate::args::{RecipesArgs, RecipesVerb};
 use crate::error::{BadInput, DONE, bad_input};
 use crate::progress::line;
 use crate::table::{Side, Table};
-use crate::text::{plain, plain_json};
+use crate::text::{plain, plain_json, quoted};
 
 /// Every recipe: its path in the repository's `configs` without `.toml`, and its text.
 const RECIPES: &[(&str, &str)] = &[
@@ -42,13 +42,14 @@ const RECIPES: &[(&str, &str)] = &[
 /// An unknown name; a file that is there already, or cannot be written.
 pub(super) fn recipes(args: &RecipesArgs) -> Result<u8> {
     match &args.verb {
-        RecipesVerb::Ls { json: false } => print(&list())?,
-        RecipesVerb::Ls { json: true } => {
+        None | Some(RecipesVerb::Ls { json: false }) => print(&list())?,
+        Some(RecipesVerb::Ls { json: true }) => {
             let all = RECIPES.iter().map(|(name, text)| json!({ "name": name, "purpose": purpose(text) }));
             print(&(plain_json(&all.collect()) + "\n"))?;
         }
-        RecipesVerb::Cp { name, dest, force } => copy(name, dest.as_deref(), *force)?,
-        RecipesVerb::Keys => print(&trimwick_recipe::reference())?,
+        Some(RecipesVerb::Cp { name, dest, force }) => copy(name, dest.as_deref(), *force)?,
+        Some(RecipesVerb::Keys { json: false }) => print(&trimwick_recipe::reference())?,
+        Some(RecipesVerb::Keys { json: true }) => print(&(plain_json(&trimwick_recipe::keys()) + "\n"))?,
     }
     Ok(DONE)
 }
@@ -83,7 +84,8 @@ fn copy(name: &str, dest: Option<&Path>, force: bool) -> Result<()> {
         return Err(BadInput(text).into());
     }
     trimwick_formats::atomic_write(&path, text.as_bytes())?;
-    line(&format!("wrote {0}; change it, then: trimwick run {0}", path.display()));
+    let run = quoted(&path.to_string_lossy());
+    line(&format!("wrote {}; change it, then: trimwick run {run}", plain(&path.to_string_lossy())));
     Ok(())
 }
 

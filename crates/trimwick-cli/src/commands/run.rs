@@ -8,6 +8,8 @@ use trimwick_recipe::run::{
     LayerReport, MeasuredArm, MixedChoice, Quantization, RunOutcome, Summary, check_place, run as run_recipe,
 };
 
+use trimwick_report::{COMMAND, Tone, Verdict};
+
 use super::print;
 use super::report::of_run;
 use super::survey::survey;
@@ -18,7 +20,7 @@ use crate::model::Hub;
 use crate::progress::{Dashboard, Lines, RunProgress, Show, line, restore};
 use crate::signals::Signals;
 use crate::table::{Side, Table};
-use crate::text::{bytes, count, duration, percent, perplexity, plain};
+use crate::text::{bytes, count, duration, percent, perplexity, plain, quoted};
 
 /// Runs a recipe; 130 or 143 when a signal ended it.
 ///
@@ -50,6 +52,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     let last = progress.last();
     // With it goes the bar, or the screen.
     drop(progress);
+    if let RunOutcome::Finished(_) = outcome {
+        keep_command(&recipe.out.join(COMMAND))?;
+    }
     match outcome {
         RunOutcome::Stopped => {
             let (signal, code) = signals.caught();
@@ -71,28 +76,28 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
     }
 }
 
+/// Leaves the command of a run in its folder, for its report; the first that came to the end stays.
+fn keep_command(path: &Path) -> Result<()> {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if !path.exists() {
+        let words = arguments.iter().map(|word| quoted(&word.to_string_lossy()));
+        let line = std::iter::once("trimwick".into()).chain(words).collect::<Vec<_>>().join(" ") + "\n";
+        trimwick_formats::atomic_write(path, line.as_bytes())?;
+    }
+    Ok(())
+}
+
 /// What the run found, for people.
 fn describe(summary: &Summary, out: &Path) -> String {
     let mut text = format!("\n{}", arms(summary));
     text.push('\n');
-    if let Some(share) = summary.gap_recovered {
-        let there = |name: &str| summary.arm(name).is_some();
-        let opened = match (there("pruned_magnitude"), there("pruned")) {
-            (true, _) => "magnitude pruning",
-            (false, true) => "one-shot pruning",
-            (false, false) => "one-shot quantization",
-        };
-        let start = if there("quantized") { "quantized" } else { "pruned" };
-        text.push_str(&format!("gap recovered: {:.1} % of the loss that {opened} cost", 100. * share));
-        if let Some(share) = summary.gap_recovered_to_tuned {
-            let share = 100. * share;
-            text.push_str(&format!(
-                "; {share:.1} % of the way from one-shot {start} to dense, tuned on the same tokens"
-            ));
-        }
-        text.push('\n');
+    if let Some(gap) = trimwick_report::gap(summary) {
+        text.push_str(&format!("gap recovered: {gap}\n"));
     }
-    text.push_str(verdict(summary));
+    if summary.one_shot().is_some() && summary.trained().is_some() {
+        let Verdict { tone, text: sentence } = trimwick_report::verdict(summary);
+        text.push_str(&format!("{}{sentence}\n", if tone == Tone::Bad { "warning: " } else { "" }));
+    }
     text.push_str(&passes(&summary.passes));
     if let Some(MixedChoice { bits, method, exact, .. }) = &summary.mixed {
         let proved =
@@ -121,27 +126,6 @@ fn describe(summary: &Summary, out: &Path) -> String {
     let memory = summary.peak_rss_bytes.map(|b| format!(", at most {} of memory", bytes(b)));
     text.push_str(&format!("took {}{}\n", duration(summary.seconds), memory.unwrap_or_default()));
     text
-}
-
-/// Whether training was worth it.
-fn verdict(summary: &Summary) -> &'static str {
-    let tuned = summary.arm("dense_tuned_quantized").is_some();
-    match (summary.training_helped, tuned) {
-        (None, _) => match (summary.one_shot(), summary.trained()) {
-            (Some(before), Some(after)) if after.loss >= before.loss => {
-                "warning: training did NOT help: the model was better before it\n"
-            }
-            _ => "",
-        },
-        (Some(true), true) => "training on the grid beat quantizing in one shot, before and after tuning\n",
-        (Some(true), false) => "training on the grid beat quantizing in one shot\n",
-        (Some(false), true) => {
-            "warning: training on the grid did NOT beat quantizing in one shot (before tuning or after): deploy the better arm\n"
-        }
-        (Some(false), false) => {
-            "warning: training on the grid did NOT beat quantizing in one shot: deploy that arm\n"
-        }
-    }
 }
 
 /// What each one-shot pass did to the outputs of its layers.

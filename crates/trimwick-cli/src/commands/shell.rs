@@ -24,7 +24,7 @@ pub(super) fn completions(shell: Shell) -> Result<u8> {
 /// Prints the manual page, or writes one for each verb into a folder.
 ///
 /// # Errors
-/// A folder that is not there, files that cannot be written.
+/// A folder that cannot be made, files that cannot be written.
 pub(super) fn man(args: &ManArgs) -> Result<u8> {
     let mut command = Cli::command();
     command.build();
@@ -32,9 +32,9 @@ pub(super) fn man(args: &ManArgs) -> Result<u8> {
         print(&String::from_utf8_lossy(&page(&command)?))?;
         return Ok(DONE);
     };
-    if !folder.is_dir() {
-        return Err(bad_input("--out", "a folder that is there", folder.display()));
-    }
+    std::fs::create_dir_all(folder).map_err(|error| {
+        bad_input("--out", "a folder, or a name for a new one", format!("{} ({error})", folder.display()))
+    })?;
     let written = pages(&command, folder)?;
     print(&format!("wrote {written} pages to {}\n", folder.display()))?;
     Ok(DONE)

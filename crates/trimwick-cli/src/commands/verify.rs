@@ -70,11 +70,17 @@ fn text(args: &VerifyArgs, found: &Verified) -> String {
         n => format!(", {n} of them 2:4 in all of {} groups", count(found.groups)),
     };
     let compared = match &args.against {
-        Some(other) => format!(
-            "{} values equal to those of {}, bit for bit",
-            count(found.compared),
-            plain(&other.to_string_lossy())
-        ),
+        Some(other) => {
+            let rounded = match found.rounded {
+                0 => String::new(),
+                n => format!(", and {} equal once rounded to 16 bits", count(n)),
+            };
+            let exact = count(found.compared - found.rounded);
+            format!(
+                "{exact} values equal to those of {}, bit for bit{rounded}",
+                plain(&other.to_string_lossy())
+            )
+        }
         None => "every value read and finite; compared with nothing (--against)".into(),
     };
     format!(
@@ -92,7 +98,7 @@ fn text(args: &VerifyArgs, found: &Verified) -> String {
 /// One line more, where a perplexity was computed.
 fn perplexities(Measured { run, found }: &Measured) -> String {
     let beside = match run.activations {
-        false => "the same",
+        false => "as near as sums in another order and 16 bits leave it",
         true => "with inputs, keys and values on their grid, which are in full here",
     };
     format!(
@@ -117,6 +123,7 @@ fn to_json(args: &VerifyArgs, found: &Verified, measured: Option<&Measured>) -> 
         "sparse_2_4": found.sparse,
         "groups": found.groups,
         "compared": found.compared,
+        "rounded": found.rounded,
         "measured": measured.map(|Measured { run, found }| json!({
             "loss": found.loss,
             "perplexity": found.perplexity,

@@ -104,7 +104,7 @@ fn every_bad_input_is_told_in_one_line_and_leaves_no_trace() {
         (
             &["eval", tiny, "--tasks", "good.q"],
             &[
-                "--tasks: expected LAYOUT=FILE with a layout of choice, hellaswag, arc, piqa, mmlu, found good.q",
+                "--tasks: expected LAYOUT=FILE with a layout of choice, hellaswag, arc, piqa, mmlu, samples, found good.q",
             ],
         ),
         (&["eval", tiny, "--tasks", "ark=good.q"], &["with a layout of choice, hellaswag, arc"]),
@@ -234,4 +234,21 @@ fn a_pipe_in_the_folder_of_a_run_is_refused_and_not_waited_for() {
         fs::write(&record, held).unwrap();
     }
     crate::support::done(dir.path(), &args);
+}
+
+/// The library that reads tables panics on these two bytes; what is printed is the error alone.
+#[test]
+fn a_table_that_makes_its_reader_panic_is_told_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("recipe.toml"), prune_recipe(3)).unwrap();
+    let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/../trimwick-train/tests/tables/texts_none.parquet");
+    for (at, with) in [(120, 27), (1127, 255)] {
+        let mut bytes = fs::read(whole).unwrap();
+        bytes[at] = with;
+        fs::write(dir.path().join("torn.parquet"), bytes).unwrap();
+        let table = r#"data.train={files=["torn.parquet"]}"#;
+        let (code, _, stderr) = ran(dir.path(), &["preview", "recipe.toml", table, "data.context=2"]);
+        assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains("torn.parquet: row 1: "), "{stderr}");
+    }
 }

@@ -111,6 +111,51 @@ fn every_command_of_the_book_runs() {
     assert!(of_start > 0, "no command in start.md");
 }
 
+/// The command that a line of a page shows, without what a shell would do with it.
+fn shown<'a>(line: &'a str, fence: Option<&str>) -> Option<&'a str> {
+    let code = fence.map_or(line.starts_with("    "), |fence| ["console", "sh", ""].contains(&fence));
+    let line = line.trim_start().trim_start_matches("$ ");
+    let command =
+        line.strip_prefix("trimwick ").or(line.strip_prefix("cargo run --release -- ")).filter(|_| code)?;
+    let end = [" # ", " | ", " > ", " && ", "; ", " \\"].iter().filter_map(|mark| command.find(mark)).min();
+    Some(command[..end.unwrap_or(command.len())].trim_end())
+}
+
+/// The parts of commands that cannot run here, for want of a model or of time: options that there are, and keys that recipes have.
+#[test]
+fn every_command_that_is_shown_could_be_given() {
+    let (mut seen, mut broken) = (0, Vec::new());
+    for page in pages() {
+        let (name, text) = (name(&page), fs::read_to_string(&page).unwrap());
+        for (number, line, fence) in lines(&text) {
+            let Some(command) = shown(line, fence) else { continue };
+            seen += 1;
+            // What a shell would put in the place of a pattern is a name.
+            let words = words(&command.replace('*', "x"))
+                .unwrap_or_else(|why| panic!("{name}:{number}: {why}: {command}"));
+            // Options are read before help is given.
+            let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+            args.push("--help");
+            let (code, _, stderr) = ran(Path::new("."), &args);
+            if code != 0 {
+                broken.push(format!("{name}:{number}: {command}: {stderr}"));
+            }
+            let recipe = words.get(1).map(|path| root().join(path)).filter(|path| path.is_file());
+            if let (Some("run" | "check" | "preview"), Some(path)) =
+                (words.first().map(String::as_str), recipe)
+            {
+                let values: Vec<String> =
+                    words[2..].iter().filter(|word| word.contains('=')).cloned().collect();
+                if let Err(faults) = trimwick_recipe::Recipe::load(&path, &values) {
+                    broken.push(format!("{name}:{number}: {command}: {faults}"));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert!(seen > 60, "{seen} commands");
+}
+
 #[test]
 fn the_book_s_keys_are_the_program_s() {
     let book = fs::read_to_string(root().join("docs/recipe_keys.md")).unwrap();

@@ -98,6 +98,24 @@ fn a_preview_shows_what_is_trained() {
         "{text}"
     );
     assert!(text.ends_with("[[this]] is trained\n"), "{text}");
+
+    // The same token by token.
+    let listed = done(dir.path(), &[&args[..], &["--tokens"]].concat());
+    let parts = windows[0]["parts"].as_array().unwrap();
+    let mut lines = listed.lines().skip(2);
+    let mut place = 0;
+    for part in parts {
+        for (id, piece) in part["ids"].as_array().unwrap().iter().zip(part["pieces"].as_array().unwrap()) {
+            let trained = if part["trained"] == true { "trained" } else { "" };
+            let words: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+            let (place_, id, piece) = (place.to_string(), id.to_string(), piece.as_str().unwrap());
+            let expected: Vec<&str> =
+                [&place_, id.as_str(), trained, piece].into_iter().flat_map(str::split_whitespace).collect();
+            assert_eq!(words, expected);
+            place += 1;
+        }
+    }
+    assert_eq!(place, windows[0]["tokens"].as_u64().unwrap());
 }
 
 #[test]

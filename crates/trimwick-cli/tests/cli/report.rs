@@ -52,13 +52,56 @@ fn a_run_ends_with_a_page_that_needs_nothing_but_itself() {
         "2:4",
         "[prune]",
         "var(--ink)",
+        // Of how, again: command, inputs, outputs; of layers: signal to noise.
+        "The command was <code>trimwick run small.toml</code>",
+        "read: data.eval",
+        "model/model.safetensors",
+        "% of the loss that magnitude pruning cost",
+        "sparsegpt: each layer",
+        "<caption>Sizes by arithmetic",
+        "changed sides since the one-shot mask",
+        "Learning rate.",
+        "Norm of the gradient",
+        "recovered = dense, tuned on the same tokens",
     ] {
         assert!(page.contains(part), "no {part:?}");
     }
+    // The numbers are those of the summary.
+    let summary: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(run.join("summary.json")).unwrap()).unwrap();
+    for arm in summary["arms"].as_array().unwrap() {
+        let loss = format!("<td>{:.4}</td>", arm["loss"].as_f64().unwrap());
+        assert!(page.contains(&loss), "{loss}");
+    }
+    for (_, digest) in
+        summary["digests"].as_object().unwrap().iter().chain(summary["inputs"].as_object().unwrap())
+    {
+        assert!(page.contains(digest.as_str().unwrap()));
+    }
+    let intervals = page.matches(" … ").count();
+    assert!(intervals >= summary["arms"].as_array().unwrap().len(), "{intervals}");
     // Six ways to keep two of four, and no other.
     assert_eq!(page.matches('■').count(), 12);
     assert_eq!(&fs::read(run.join("report.png")).unwrap()[..8], b"\x89PNG\r\n\x1a\n");
-    screenshot(&run.join("report.html"));
+    draw(&run.join("report.html"));
+
+    // Nothing that is there is overwritten, and nothing but a file.
+    fs::write(dir.path().join("photo.png"), "mine").unwrap();
+    for (out, expected) in [
+        ("photo.html", "photo.png: a file is there already; give another --out, or --force"),
+        ("runs/small/report.html", "report.html: a file is there already"),
+        ("/dev/null", "expected a name that ends in .html"),
+        ("page.png", "expected a name that ends in .html"),
+    ] {
+        let (code, stdout, stderr) = ran(dir.path(), &["report", "runs/small", "--out", out]);
+        assert!(code == 2 && stdout.is_empty() && stderr.contains(expected), "{out}: {stderr}");
+    }
+    assert_eq!(fs::read(dir.path().join("photo.png")).unwrap(), b"mine");
+    let forced = crate::support::json(
+        dir.path(),
+        &["report", "runs/small", "--out", "photo.html", "--force", "--json"],
+    );
+    assert_eq!(forced["written"], serde_json::json!(["photo.html", "photo.png"]));
 
     // Again, elsewhere; and beside another run.
     let (code, stdout, _) = ran(dir.path(), &["report", "runs/small", "--out", "one.html"]);
@@ -106,7 +149,7 @@ fn a_page_has_what_the_run_has() {
     // What training has spoiled is said at once.
     let worse = ["run", "small.toml", "--out", "worse", "train.lr=1.0", "train.steps=4", "compare.arms=[]"];
     let told = done(dir.path(), &worse);
-    assert!(told.contains("warning: training did NOT help"), "{told}");
+    assert!(told.contains("warning: Training did NOT help: from "), "{told}");
 
     // Passes, a budget, exports.
     let quantize = "[quantize]\nscales = \"frozen\"\npasses = [\"gptq\"]\n[quantize.budget]\nbits = 5.0\n\
@@ -128,34 +171,72 @@ fn a_page_has_what_the_run_has() {
     assert!(!found.contains("<h2>Speed</h2>"));
 
     // Speed, where it was measured.
-    let bench =
-        ["bench", "mixed/exports/model.gguf", "--prompt", "8", "--tokens", "4", "--rounds", "1", "--json"];
-    fs::write(dir.path().join("mixed/bench.json"), done(dir.path(), &bench)).unwrap();
-    done(dir.path(), &["report", "mixed"]);
+    let bench = ["bench", "mixed/exports/model.gguf", "--prompt", "8", "--tokens", "4", "--rounds", "1"];
+    let (code, _, stderr) = ran(dir.path(), &[&bench[..], &["--into", "."]].concat());
+    assert!(code == 2 && stderr.contains("--into: expected the folder of a finished run"), "{stderr}");
+    done(dir.path(), &[&bench[..], &["--into", "mixed"]].concat());
     assert!(page("mixed").contains("<h2>Speed</h2>"));
     fs::write(dir.path().join("mixed/bench.json"), "{}").unwrap();
     let (code, _, stderr) = ran(dir.path(), &["report", "mixed"]);
     assert!(code == 2 && stderr.contains("bench.json"), "{stderr}");
 }
 
-/// A browser draws the page, where there is one.
-fn screenshot(page: &Path) {
-    let browsers = ["chromium", "chromium-browser", "google-chrome"];
-    let shot = page.with_file_name("shot.png");
-    for browser in browsers {
-        let run = Command::new(browser)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1400"])
-            .arg(format!("--screenshot={}", shot.display()))
-            .arg(format!("file://{}", page.display()))
-            .output();
-        if let Ok(output) = run {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let size = fs::metadata(&shot).map_or(0, |m| m.len());
-            assert!(output.status.success() && size > 20_000, "{browser}: {size} bytes; {said}");
-            return;
-        }
+/// A browser, where there is one.
+fn browser() -> Option<String> {
+    let named = std::env::var("TRIMWICK_BROWSER").ok();
+    let known =
+        ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"].map(String::from);
+    let there =
+        |name: &String| Command::new(name).arg("--version").output().is_ok_and(|out| out.status.success());
+    named.into_iter().chain(known).find(there)
+}
+
+/// A browser draws the page, light, dark and on paper, and finds nothing wider than its place.
+fn draw(page: &Path) {
+    let Some(browser) = browser() else {
+        println!("SKIP: no browser to draw the page with; tests/clients/install.sh installs one");
+        return;
+    };
+    let draw = |page: &Path, args: &[&str]| {
+        let always =
+            ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1400"];
+        let address = format!("file://{}", page.display());
+        let output = Command::new(&browser).args(always).args(args).arg(address).output().unwrap();
+        assert!(output.status.success(), "{browser}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let picture = |name: &str, more: &[&str]| {
+        let shot = page.with_file_name(name);
+        draw(page, &[&[format!("--screenshot={}", shot.display()).as_str()], more].concat());
+        fs::read(shot).unwrap()
+    };
+    let light = picture("light.png", &[]);
+    let dark = picture("dark.png", &["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
+    assert!(light.len() > 20_000 && dark.len() > 20_000 && light != dark);
+
+    // What is measured is written into the page, which the browser then prints.
+    let measure = "<script>document.title = [...document.querySelectorAll('.wide, svg')]\
+        .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 40)).join('; ') + \
+        ' too wide, page ' + (document.documentElement.scrollWidth > innerWidth)</script>";
+    let measured = page.with_file_name("measured.html");
+    fs::write(&measured, fs::read_to_string(page).unwrap() + measure).unwrap();
+    for width in ["--window-size=1000,1400", "--window-size=1600,1200"] {
+        let dom = draw(&measured, &["--dump-dom", width]);
+        assert!(
+            dom.contains("<title> too wide, page false</title>"),
+            "{width}: {}",
+            &dom[..dom.len().min(600)]
+        );
     }
-    println!("SKIP: no browser to draw the page with (looked for {})", browsers.join(", "));
+
+    let paper = page.with_file_name("page.pdf");
+    draw(page, &["--no-pdf-header-footer", &format!("--print-to-pdf={}", paper.display())]);
+    let pages = |pdf: &[u8]| {
+        pdf.windows(12).filter(|part| part == b"/Type /Page\n" || part == b"/Type /Page/").count()
+    };
+    // Closed details are open on paper: the recipe alone is a page.
+    let pdf = fs::read(&paper).unwrap();
+    assert!(pages(&pdf) >= 5, "{} pages", pages(&pdf));
 }
 
 #[test]

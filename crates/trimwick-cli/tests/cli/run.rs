@@ -183,7 +183,9 @@ fn the_sizes_of_a_model_are_known_before_its_weights_are_there() {
     fs::write(dir.path().join("train.toml"), recipe(train)).unwrap();
     let text = done(dir.path(), &["check", "train.toml"]);
     for lever in [
-        "it does not fit; what helps: distill.storage = \"bf16\" (-138.0 GB)",
+        "it does not fit; what helps: train.batch = 1 with train.accumulate = ",
+        "distill.storage = \"bf16\" (-138.0 GB)",
+        "train.memory = \"blocks\"",
         "train.memory = \"lean\" (-",
         "train.moments = \"int8\" (-",
         "model.stream = true",
@@ -199,6 +201,43 @@ fn the_sizes_of_a_model_are_known_before_its_weights_are_there() {
     assert_eq!(2 * at_least(&[]), 5 * at_least(&smaller));
     let few = done(dir.path(), &[&["check", "train.toml"], &smaller[..]].concat());
     assert!(!few.contains("what helps: distill") && !few.contains("train.moments ="), "{few}");
+}
+
+/// Bytes of all files below a folder.
+fn size(folder: &std::path::Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { size(&path) } else { path.metadata().unwrap().len() }).sum()
+}
+
+#[test]
+fn a_run_takes_about_the_memory_and_the_disk_that_were_planned() {
+    // What the program, its threads and what its allocator keeps take beside a model as small as this.
+    const PROGRAM: f64 = 150e6;
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/quickstart.toml");
+    for (out, batch) in [("one", "train.batch=1"), ("eight", "train.batch=8")] {
+        let args = [
+            recipe,
+            batch,
+            "train.steps=1",
+            "data.eval_tokens=512",
+            "calibration.windows=2",
+            "compare.arms=[]",
+            "--json",
+            "--out",
+            out,
+        ];
+        let plan = json(dir.path(), &[&["check"], &args[..7], &[&format!("out=\"{out}\"")[..]]].concat());
+        let summary = json(dir.path(), &[&["run"], &args[..]].concat());
+        let of = |value: &Value, key: &str| value[key].as_f64().unwrap();
+        let memory = of(&summary, "peak_rss_bytes") / (of(&plan, "memory_bytes_planned") + PROGRAM);
+        assert!((0.6..1.5).contains(&memory), "{batch}: {memory} of what was planned");
+        let left = size(&dir.path().join(out)) as f64;
+        let disk = left / of(&plan, "disk_bytes_left");
+        assert!((0.7..1.3).contains(&disk), "{batch}: {disk} of what was planned");
+        // Tokenizer, report and records are not counted.
+        assert!(1.1 * of(&plan, "disk_bytes_at_most") >= left);
+    }
 }
 
 #[test]

@@ -33,8 +33,11 @@ pub struct Verified {
     pub sparse: usize,
     /// Their groups of four.
     pub groups: u64,
-    /// Values that were compared with others, bit for bit.
+    /// Values that were compared with others.
     pub compared: u64,
+    /// Of these, those that are equal once the finer one is rounded to the 16 bits in which the other is stored; the rest is
+    /// equal bit for bit.
+    pub rounded: u64,
     /// What the reader had to say.
     pub notes: Vec<String>,
 }
@@ -138,6 +141,7 @@ fn check(path: &Path, config: Option<&LlamaConfig>, expected: &Expected<'_>) -> 
                 return Err(mismatch(path, &name, i, rounded(expected[i]), values[i]));
             }
             found.compared += values.len() as u64;
+            found.rounded += values.iter().zip(&expected).filter(|(a, b)| !equal(**a, **b)).count() as u64;
         }
         let zeros = values.iter().filter(|v| v.to_bits() == 0).count();
         found.tensors += 1;

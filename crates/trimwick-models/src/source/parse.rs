@@ -42,7 +42,9 @@ impl ModelSource {
             return Err(not_a_model(path));
         }
         let (id, revision) = split_revision(text);
-        if text.starts_with(['.', '/', '~', '\\']) || id.matches(['/', '\\']).count() > 1 {
+        // Beside a folder of that name here, a path was meant: what that folder holds is of more help than the hub.
+        let here = revision.is_none() && id.split('/').next().is_some_and(|first| Path::new(first).is_dir());
+        if here || text.starts_with(['.', '/', '~', '\\']) || id.matches(['/', '\\']).count() > 1 {
             return Ok(Self::Folder(path.into()));
         }
         if is_hub_id(id) && revision.is_none_or(is_revision) {

@@ -20,7 +20,6 @@ mod to_gguf;
 mod train;
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -333,10 +332,10 @@ fn guarded<T>(
     at: &str,
     call: impl FnOnce() -> std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>,
 ) -> Result<T> {
-    let found = match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => quote(&error.to_string()),
-        Err(_) => "a fault inside the tokenizers library".to_string(),
+    let found = match trimwick_formats::guarded(call) {
+        Some(Ok(value)) => return Ok(value),
+        Some(Err(error)) => quote(&error.to_string()),
+        None => "a fault inside the tokenizers library".to_string(),
     };
     Err(Error::tokenizer(origin, at, "a part that works", found))
 }

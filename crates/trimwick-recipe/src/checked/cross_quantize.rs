@@ -28,6 +28,12 @@ impl Sections<'_> {
                 report.no_effect(&key, why, "remove it, or add a section [train]");
             }
         }
+        // What a pass has chosen stays with such scales, where dynamic ones would follow the weight.
+        let chosen = !quantize.passes.is_empty() || quantize.budget.is_some();
+        if quantize.moves() && !chosen && self.train == Slot::Absent && self.blockwise == Slot::Absent {
+            let advice = "remove it, or add a section [train]";
+            report.no_effect("quantize.scales", "scales move in training, and nothing is trained", advice);
+        }
         if let Some(export) = self.export
             && export.dtype != ExportDtype::F32
         {

@@ -204,7 +204,9 @@ fn read_source(section: &Section<'_>, source: &str, revision: Slot<String>) -> O
     if inline.is_some() {
         section.unused(&REVISION, "the id has a revision after @ already", "keep one of them");
     }
-    if inline.is_none() && !revision.present() && std::path::Path::new(source).is_dir() {
+    // As `trimwick_models` reads it: beside a folder of the first name here, a path was meant.
+    let first = id.split('/').next().unwrap_or(id);
+    if inline.is_none() && !revision.present() && std::path::Path::new(first).is_dir() {
         return Some(ModelSource::Folder(PathBuf::from(source)));
     }
     let revision = inline.map(str::to_string).or(revision.sound()?);

@@ -1,9 +1,11 @@
 //! `export.targets`: the trained model in the formats of the runtimes that will serve it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use trimwick_export::{Dense, DeployOptions, Target, Trained, Verified, deploy};
+use trimwick_formats::sha256_file;
 
 use super::error::{Result, RunError};
 use super::event::{Event, Stage};
@@ -46,11 +48,12 @@ impl Run<'_, '_> {
             deployed.notes.into_iter().for_each(|note| (self.report)(Event::Note(note)));
             let export = self.proved(built, *target, &out, &deployed.verified)?;
             (self.report)(Event::Note(format!(
-                "{}: {:.1} MB, {:.3} bits per parameter, {} values equal to the trained ones; perplexity {:.4} from the file",
+                "{}: {:.1} MB, {:.3} bits per parameter, {} values equal to the trained ones bit for bit and {} once rounded to 16 bits; perplexity {:.4} from the file",
                 export.target,
                 export.bytes as f64 / 1e6,
                 export.bits_per_parameter,
-                export.compared,
+                export.compared - export.rounded,
+                export.rounded,
                 export.perplexity,
             )));
             exports.push(export);
@@ -73,9 +76,11 @@ impl Run<'_, '_> {
             target: name.into(),
             path,
             dense: self.recipe.export.dense.name().into(),
+            digests: digests(out)?,
             bytes: verified.bytes,
             bits_per_parameter: verified.bits(),
             compared: verified.compared,
+            rounded: verified.rounded,
             loss: 0.,
             perplexity: 0.,
         };
@@ -131,4 +136,17 @@ pub(crate) fn format_of(target: ExportTarget) -> Target {
         ExportTarget::Gguf => Target::Gguf,
         ExportTarget::Sparse24 => Target::Sparse24,
     }
+}
+
+/// SHA-256 of a file, or of each file of a folder, by name.
+fn digests(out: &Path) -> Result<BTreeMap<String, String>> {
+    let io = |source| RunError::Io { path: out.into(), source };
+    let files = match out.is_dir() {
+        true => {
+            std::fs::read_dir(out).map_err(io)?.map(|e| Ok(e.map_err(io)?.path())).collect::<Result<_>>()?
+        }
+        false => vec![out.to_path_buf()],
+    };
+    let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    files.iter().map(|file| Ok((name(file), sha256_file(file)?))).collect()
 }

@@ -12,6 +12,7 @@ use super::event::{Event, Stage};
 use super::export::{self, Masked, Written};
 use super::folder::RunFolder;
 use super::inactive::Inactive;
+use super::inputs::Inputs;
 use super::mixed::MixedChoice;
 use super::origin::{self, Built};
 use super::proof::Export;
@@ -113,6 +114,7 @@ pub(crate) fn summarize(
     recipe: &Recipe,
     folder: &RunFolder,
     model: &str,
+    inputs: &Inputs,
     mut arms: Vec<MeasuredArm>,
     blocks: Vec<BlockReport>,
     finished: Finished,
@@ -120,8 +122,7 @@ pub(crate) fn summarize(
     arms.sort_by_key(|a| summary::ARMS.iter().position(|n| *n == a.name));
     // What was not measured closes nothing, whatever its name.
     let first = |names: &[&str]| summary::first(&arms, names).map_or("", |arm| arm.name.as_str());
-    // The naive way to the same size opens the gap.
-    let opened = first(&["pruned_magnitude", "pruned", "quantized"]);
+    let opened = first(summary::OPENED);
     let (one_shot, recovered) = (first(summary::ONE_SHOT), first(summary::RECOVERED));
     let Finished { written, pattern, quantized, passes, mixed, exports, warnings } = finished;
     let cost = folder.cost();
@@ -146,6 +147,8 @@ pub(crate) fn summarize(
         seconds: cost.seconds,
         peak_rss_bytes: cost.peak_rss_bytes,
         seed: recipe.seed,
+        version: env!("CARGO_PKG_VERSION").into(),
+        inputs: inputs.digests(),
         digests: written.digests,
         exports,
         warnings,

@@ -3,6 +3,7 @@
 //! The recipe names files, and files change. A table whose rows come from before and after such a change compares nothing,
 //! so the digests are written when the run begins and compared whenever it goes on.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,21 @@ impl Inputs {
         Self { eval: of_tokens(held_out), train, calibration, model: model.into() }
     }
 
+    fn by_key(&self) -> [(&'static str, Option<&str>); 4] {
+        [
+            ("data.eval", Some(&self.eval)),
+            ("data.train", self.train.as_deref()),
+            ("calibration.data", self.calibration.as_deref()),
+            ("model.source", Some(&self.model)),
+        ]
+    }
+
+    /// The digests by the recipe's key.
+    pub(crate) fn digests(&self) -> BTreeMap<String, String> {
+        let there = self.by_key().into_iter().filter_map(|(key, digest)| Some((key.into(), digest?.into())));
+        there.collect()
+    }
+
     /// Compares them with those that the run began with, or writes them when it begins.
     ///
     /// # Errors
@@ -61,13 +77,8 @@ impl Inputs {
         };
         let began: Self = serde_json::from_slice(&text)
             .map_err(|error| RunError::Changed { path: path.clone(), what: format!("broken ({error})") })?;
-        let pairs = [
-            ("data.eval", self.eval == began.eval),
-            ("data.train", self.train == began.train),
-            ("calibration.data", self.calibration == began.calibration),
-            ("model.source", self.model == began.model),
-        ];
-        let changed: Vec<_> = pairs.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
+        let pairs = self.by_key().into_iter().zip(began.by_key());
+        let changed: Vec<_> = pairs.filter(|(now, then)| now != then).map(|((key, _), _)| key).collect();
         if changed.is_empty() {
             return Ok(());
         }

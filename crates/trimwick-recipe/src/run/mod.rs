@@ -24,6 +24,7 @@ mod kept;
 mod masks;
 mod measure;
 mod mixed;
+mod needs;
 mod oneshot;
 mod origin;
 mod passes;
@@ -53,12 +54,13 @@ pub use event::{Event, Report, Stage};
 pub use fresh::config_of;
 pub use masks::MASKS;
 pub use mixed::MixedChoice;
+pub use needs::{DiskPlan, WholePlan, disk_plan, whole_plan};
 pub use origin::layer_shapes;
 pub use place::check_place;
 pub use plan::{StreamedPlan, streamed_plan};
 pub use preview::{Preview, PreviewPart, PreviewSource, PreviewWindow, preview};
 pub use proof::{Export, RunMeasure, measure_file};
-pub use quantize::Quantization;
+pub use quantize::{OnGrid, Quantization};
 pub use summary::{Arm as MeasuredArm, Summary};
 pub use trimwick_nn::LayerReport;
 pub use trimwick_train::blockwise::BlockReport;
@@ -131,7 +133,7 @@ pub fn run(recipe: &Recipe, out: &Path, stop: &AtomicBool, report: Report<'_>) -
         finished => finished?,
     };
     let (arms, blocks) = (run.arms, run.blocks);
-    let summary = finish::summarize(recipe, &folder, &origin.name, arms, blocks, finished);
+    let summary = finish::summarize(recipe, &folder, &origin.name, &inputs, arms, blocks, finished);
     let path = folder.at(proof::SUMMARY);
     let text = serde_json::to_vec_pretty(&summary)
         .map_err(|source| RunError::Record { path: path.clone(), source })?;

@@ -1,4 +1,4 @@
-//! What a streamed run needs of memory, from shapes alone.
+//! What a streamed run needs of memory, from shapes alone; and the parts that any run is made of.
 
 use trimwick_models::LlamaConfig;
 
@@ -38,9 +38,9 @@ pub fn streamed_plan(recipe: &Recipe, config: &LlamaConfig) -> StreamedPlan {
 }
 
 /// Bytes of the parts of a model.
-struct Sizes {
+pub(super) struct Sizes {
     /// The weights of a block.
-    block: u64,
+    pub(super) block: u64,
     /// Those of its linear layers.
     linear: u64,
     /// Those of its MLP.
@@ -61,7 +61,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(recipe: &Recipe, config: &LlamaConfig) -> Self {
+    pub(super) fn of(recipe: &Recipe, config: &LlamaConfig) -> Self {
         let tensors = config.tensors();
         let inside = tensors.iter().filter(|(name, _)| name.starts_with("model.layers.0."));
         let shapes: Vec<Vec<u64>> = inside.map(|(_, s)| s.iter().map(|&n| n as u64).collect()).collect();
@@ -83,7 +83,8 @@ impl Sizes {
             rotary: F32 * context * config.head_dim as u64,
             window: F32 * context * (8 * hidden + 3 * q + 4 * kv + 3 * wide),
             stream: F32 * windows * context * hidden,
-            limit: spill_limit(recipe),
+            // A model as a whole has its hidden states in memory.
+            limit: if recipe.stream { spill_limit(recipe) } else { u64::MAX },
         }
     }
 
@@ -92,7 +93,7 @@ impl Sizes {
         (streams * self.stream).min(self.limit)
     }
 
-    fn pruning(&self, recipe: &Recipe) -> u64 {
+    pub(super) fn pruning(&self, recipe: &Recipe) -> u64 {
         let Some(spec) = &recipe.prune else { return 0 };
         let squares = || self.inputs.iter().map(|n| n * n);
         match spec.method {
@@ -109,7 +110,7 @@ impl Sizes {
 
     /// The block and its weights on the grid; sampled inputs of its layers; sums over inputs and the solver's copies where a
     /// pass solves, else copies of a group of layers that share an input, with outputs.
-    fn passing(&self, recipe: &Recipe) -> u64 {
+    pub(super) fn passing(&self, recipe: &Recipe) -> u64 {
         let Some(spec) = recipe.quantize.as_ref().filter(|spec| !spec.passes.is_empty()) else { return 0 };
         let seen = recipe.calibration.as_ref().map_or(0, |c| c.windows * recipe.data.context);
         let tokens = F32 * spec.pass_tokens.min(seen) as u64;
@@ -125,7 +126,7 @@ impl Sizes {
 
     /// The block; gradients, two moments, and masked and quantized copies, of what is trained at a time; activations of
     /// a step.
-    fn training(&self, recipe: &Recipe) -> u64 {
+    pub(super) fn training(&self, recipe: &Recipe) -> u64 {
         let Some(spec) = &recipe.blockwise else { return 0 };
         let copies = u64::from(recipe.prune.is_some()) + u64::from(recipe.quantize.is_some());
         let (streams, trained) = match spec.parts {

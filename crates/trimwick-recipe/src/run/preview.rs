@@ -66,6 +66,10 @@ pub struct PreviewPart {
     pub tokens: usize,
     /// What they stand for, special tokens included.
     pub text: String,
+    /// Their ids.
+    pub ids: Vec<u32>,
+    /// Each as the vocabulary spells it.
+    pub pieces: Vec<String>,
 }
 
 /// Reads the training text as a run would, and shows its first `windows` windows in the order of training; in their own
@@ -121,13 +125,14 @@ fn window(all: &Windows, index: usize, sources: &[Source], tokenizer: &Tokenizer
         // The first token of a window has no past.
         let trained = at > 0 && trained.is_none_or(|trained| trained[at]);
         let text = stream.push(id)?;
-        match parts.last_mut().filter(|part| part.trained == trained) {
-            Some(part) => {
-                part.tokens += 1;
-                part.text.push_str(&text);
-            }
-            None => parts.push(PreviewPart { trained, tokens: 1, text }),
+        if parts.last().is_none_or(|part| part.trained != trained) {
+            parts.push(PreviewPart { trained, tokens: 0, text: String::new(), ids: vec![], pieces: vec![] });
         }
+        let Some(part) = parts.last_mut() else { continue };
+        part.tokens += 1;
+        part.text.push_str(&text);
+        part.ids.push(id);
+        part.pieces.push(tokenizer.id_to_token(id).unwrap_or_default());
     }
     Ok(PreviewWindow {
         source: sources.get(all.source(index)).map(|source| source.key.clone()).unwrap_or_default(),

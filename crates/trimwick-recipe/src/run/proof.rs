@@ -1,5 +1,6 @@
 //! A written file measured by what it holds: computed from its packed weights, on the run's held-out text.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -35,12 +36,18 @@ pub struct Export {
     pub path: String,
     /// The type of weights without a quantizer.
     pub dense: String,
+    /// SHA-256 of each of its files, by name.
+    #[serde(default)]
+    pub digests: BTreeMap<String, String>,
     /// Bytes of all tensors in it.
     pub bytes: u64,
     /// Bits for each parameter of the model, scales counted.
     pub bits_per_parameter: f64,
-    /// Values that were compared with the trained ones, bit for bit.
+    /// Values that were compared with the trained ones.
     pub compared: u64,
+    /// Of these, those that are equal once the trained one is rounded to the 16 bits of the file; the rest is equal bit for bit.
+    #[serde(default)]
+    pub rounded: u64,
     /// Mean loss on the held-out text computed from the file, in nats per scored token. Activations are not rounded.
     pub loss: f64,
     /// e to that loss.

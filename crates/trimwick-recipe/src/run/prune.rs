@@ -75,17 +75,14 @@ pub(crate) fn prune(
         |done: usize, total: usize, _: &[LayerReport]| report(Event::Part { done, total, loss: None });
     let stopped = || stop.load(Ordering::Relaxed);
     let _still = Still::new(&built.store);
+    let pass = |watch: Watch<'_>| -> Result<Vec<LayerReport>> {
+        prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)?
+            .ok_or(RunError::Stopped)
+    };
     if by_magnitude {
-        let watch = Watch { progress: &mut counted, stop: &stopped };
-        let done =
-            prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)?;
-        return done.ok_or(RunError::Stopped);
+        return pass(Watch { progress: &mut counted, stop: &stopped });
     }
-    let mut told = telling(&mut *report);
-    let watch = Watch { progress: &mut told, stop: &stopped };
-    let done = prune_model_until(&built.model, &layers, pattern, &*method, calibration, propagate, watch)?;
-    drop(told);
-    let reports = done.ok_or(RunError::Stopped)?;
+    let reports = pass(Watch { progress: &mut telling(&mut *report), stop: &stopped })?;
     report(Event::Note(average(method.name(), &reports)));
     Ok(reports)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use trimwick_nn::{KvSlot, LayerKind, Layers, LoadedBlock, ParamStore, Slot};
+use trimwick_nn::{KvSlot, Layer, LayerKind, Layers, LoadedBlock, ParamStore, Slot};
 use trimwick_quant::{self as quant, Code, Granularity, QuantSchedule, QuantSpec, Rule, Scheme};
 use trimwick_train::{BoxError, StepHook, infer};
 
@@ -32,6 +32,19 @@ pub struct Quantization {
     pub off_grid: usize,
     /// The grid of keys and values.
     pub kv_cache: KvGrid,
+    /// Of each layer whose weight was not on its grid already: how near the weight of training was to its place there.
+    #[serde(default)]
+    pub layers: Vec<OnGrid>,
+}
+
+/// A layer's weight on its grid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnGrid {
+    /// The layer's path.
+    pub layer: String,
+    /// Signal to noise: ten times the logarithm (base 10) of Σ w² / Σ (w − q)², over the weight w as it was trained and its place q.
+    pub decibels: f64,
 }
 
 /// The layers of one scheme.
@@ -190,6 +203,17 @@ pub(crate) fn describe(store: &ParamStore, spec: &QuantizeSpec) -> Result<Quanti
     Ok(tally.finish())
 }
 
+/// `None` where the weight is on its grid already, as one-shot passes leave it, or is zero.
+fn on_grid(layer: &Layer) -> Result<Option<OnGrid>> {
+    let values = |w: &Tensor| w.flatten_all()?.to_vec1::<f32>();
+    let (w, q) = (values(&layer.weight_before(Slot::FakeQuant)?)?, values(&layer.effective_weight()?)?);
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let signal: f64 = w.iter().map(|w| square(*w)).sum();
+    let noise: f64 = w.iter().zip(&q).map(|(w, q)| square(w - q)).sum();
+    let decibels = 10. * (signal / noise).log10();
+    Ok(decibels.is_finite().then(|| OnGrid { layer: layer.path().into(), decibels }))
+}
+
 /// A [`Quantization`] that is put together from parts of a model.
 pub(crate) struct Tally {
     out: Quantization,
@@ -204,6 +228,7 @@ impl Tally {
             bits_per_weight: 0.,
             off_grid: 0,
             kv_cache: spec.kv_cache,
+            layers: Vec::new(),
         };
         Self { out, bits: 0. }
     }
@@ -219,6 +244,7 @@ impl Tally {
                 self.out.weights += shape.elem_count();
                 self.bits += scheme.bits(shape.dims()) * shape.elem_count() as f64;
                 self.bits += quant::branch_bits(layer) as f64;
+                self.out.layers.extend(on_grid(layer)?);
             }
         }
         Ok(())

@@ -1,10 +1,9 @@
 //! The values of a store as a safetensors file between two stages: every parameter and buffer, bit for bit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use trimwick_formats::safetensors::{Dtype, NewTensor, SafetensorsFile, write};
+use trimwick_formats::safetensors::SafetensorsFile;
 use trimwick_nn::{Layers, ParamStore, Role};
 use trimwick_sparse::MASK_BUFFER;
 
@@ -12,16 +11,7 @@ use super::error::{Result, RunError};
 
 /// Writes the parameters and buffers of a store that `wanted` names, floats in f32.
 pub(crate) fn save(store: &ParamStore, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    let params = store.params();
-    let mut held = Vec::new();
-    for p in params.iter().filter(|p| wanted(p.name())) {
-        held.push((p.name(), p.shape().dims().to_vec(), Values::of(&p.value()?)?));
-    }
-    let tensors = held.iter().map(|(name, shape, values)| match values {
-        Values::Bytes(v) => NewTensor::bytes(*name, Dtype::U8, shape, v),
-        Values::Floats(v) => NewTensor::floats(*name, Dtype::F32, shape, v),
-    });
-    Ok(write(path, tensors, &BTreeMap::new())?)
+    Ok(store.save_where(path, wanted)?)
 }
 
 /// What a snapshot has to hold, no more and no less: every parameter and buffer of the store, and a mask for each layer
@@ -79,17 +69,7 @@ pub(crate) fn restore_part(store: &ParamStore, path: &Path, wanted: impl Fn(&str
 }
 
 fn put(store: &ParamStore, file: &SafetensorsFile, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    for (name, info) in file.tensors().iter().filter(|(name, _)| wanted(name)) {
-        let bytes = info.dtype == Dtype::U8;
-        let values = match bytes {
-            true => Tensor::from_vec(file.read_raw(name)?, info.shape.clone(), &Device::Cpu)?,
-            false => Tensor::from_vec(file.read_f32(name)?, info.shape.clone(), &Device::Cpu)?,
-        };
-        match store.get(name).filter(|_| !bytes) {
-            Some(param) => param.set(&values.to_dtype(param.dtype())?.to_device(store.device())?)?,
-            None => drop(store.set_buffer(name, &values)?),
-        }
-    }
+    store.restore_where(file, wanted)?;
     trimwick_sparse::restore(&store.layers(), None)?;
     Ok(())
 }
@@ -99,24 +79,10 @@ pub(crate) fn is_mask(name: &str) -> bool {
     name.rsplit('.').next() == Some(MASK_BUFFER)
 }
 
-enum Values {
-    Bytes(Vec<u8>),
-    Floats(Vec<f32>),
-}
-
-impl Values {
-    fn of(t: &Tensor) -> Result<Self> {
-        let flat = t.to_device(&Device::Cpu)?.flatten_all()?;
-        Ok(match flat.dtype() {
-            DType::U8 => Self::Bytes(flat.to_vec1()?),
-            _ => Self::Floats(flat.to_dtype(DType::F32)?.to_vec1()?),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::{DType, Device, Tensor};
     use trimwick_nn::linear;
     use trimwick_sparse::{Magnitude, Pattern, prune};
 

@@ -113,6 +113,13 @@ pub struct Summary {
     pub peak_rss_bytes: Option<u64>,
     /// The recipe's seed.
     pub seed: u64,
+    /// The version of Trimwick that finished the run.
+    #[serde(default)]
+    pub version: String,
+    /// SHA-256 of what was read, by the recipe's key: of texts the token ids with what is trained of them, of a model all of its
+    /// files that are read.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
     /// SHA-256 of each file of the written model.
     pub digests: BTreeMap<String, String>,
     /// The model in the formats of runtimes.
@@ -129,6 +136,11 @@ impl Summary {
         first(&self.arms, &[name])
     }
 
+    /// The arm that opens the gap of `gap_recovered`: the naive way to the same size.
+    pub fn gap_opened_by(&self) -> Option<&Arm> {
+        first(&self.arms, OPENED)
+    }
+
     /// The best that compressing without training gives: what training starts from.
     pub fn one_shot(&self) -> Option<&Arm> {
         first(&self.arms, ONE_SHOT)
@@ -139,6 +151,9 @@ impl Summary {
         first(&self.arms, RECOVERED).or_else(|| self.arm("trained"))
     }
 }
+
+/// Arms that are the naive way to the same size, the most naive first.
+pub(super) const OPENED: &[&str] = &["pruned_magnitude", "pruned", "quantized"];
 
 /// Arms that compressing without training gives, the last step first.
 pub(super) const ONE_SHOT: &[&str] = &["quantized", "pruned"];

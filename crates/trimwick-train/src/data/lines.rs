@@ -82,6 +82,13 @@ pub(crate) type Wrong = (String, String);
 pub(crate) fn json_reason(error: &serde_json::Error) -> String {
     let full = error.to_string();
     let reason = full.split(" at line ").next().unwrap_or(&full);
+    // The names of our own types help nobody.
+    let reason = reason.split(", expected struct ").next().unwrap_or(reason);
+    let reason = match reason {
+        r if r.starts_with("data did not match any variant") => "another form",
+        "unexpected end of hex escape" => "half of a surrogate pair, or an escape cut short",
+        r => r,
+    };
     format!("{reason} at column {}", error.column())
 }
 

@@ -1,7 +1,7 @@
 //! The file layouts by name.
 
 use super::item::Item;
-use super::{arc, choice, hellaswag, json, mmlu, piqa};
+use super::{arc, choice, hellaswag, json, mmlu, piqa, samples};
 use crate::Result;
 use crate::data::Input;
 
@@ -25,11 +25,15 @@ pub enum Layout {
     /// the subject, where the line or the name of the file (`SUBJECT_test.csv`) tells it, and lists the choices with
     /// their letters, which are what is scored.
     Mmlu,
+    /// What lm-evaluation-harness logs with `--log_samples`, of any task of multiple choice with one context: `arguments` with a
+    /// context and a continuation for each choice, and `target`. The prompt is the one that the harness made, examples included.
+    Samples,
 }
 
 impl Layout {
     /// Every layout.
-    pub const ALL: [Self; 5] = [Self::Choice, Self::HellaSwag, Self::Arc, Self::Piqa, Self::Mmlu];
+    pub const ALL: [Self; 6] =
+        [Self::Choice, Self::HellaSwag, Self::Arc, Self::Piqa, Self::Mmlu, Self::Samples];
 
     /// Its name, such as `hellaswag`.
     pub fn name(self) -> &'static str {
@@ -39,6 +43,7 @@ impl Layout {
             Self::Arc => "arc",
             Self::Piqa => "piqa",
             Self::Mmlu => "mmlu",
+            Self::Samples => "samples",
         }
     }
 
@@ -55,6 +60,7 @@ impl Layout {
             Self::Arc => arc::FORM,
             Self::Piqa => piqa::FORM,
             Self::Mmlu => mmlu::FORM,
+            Self::Samples => samples::FORM,
         }
     }
 
@@ -66,6 +72,7 @@ impl Layout {
             Self::Arc => json::each(input, limit, arc::item),
             Self::Piqa => piqa::items(input, limit),
             Self::Mmlu => mmlu::items(input, limit),
+            Self::Samples => json::each(input, limit, samples::item),
         }
     }
 }

@@ -36,6 +36,7 @@ mod measure;
 mod mmlu;
 mod paired;
 mod piqa;
+mod samples;
 mod score;
 
 pub use encode::{Encoder, Question, Request};

@@ -118,6 +118,49 @@ fn every_layout_becomes_the_prompt_of_the_harness() {
     assert_eq!(Layout::parse("Arc"), None);
 }
 
+/// Lines of `--log_samples` of lm-evaluation-harness 0.4: today's form and the earlier one.
+#[test]
+fn what_the_harness_logs_is_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("samples.jsonl");
+    let many: Vec<String> =
+        (0..11).map(|i| format!(r#""gen_args_{i}": {{"arg_0": "Q:", "arg_1": " c{i}"}}"#)).collect();
+    let lines = [
+        r#"{"doc_id": 0, "doc": {"q": 1}, "target": "1", "arguments": {"gen_args_0": {"arg_0": "Question: a\nAnswer:", "arg_1": " yes"}, "gen_args_1": {"arg_0": "Question: a\nAnswer:", "arg_1": " no"}}, "resps": [[["-1.5", "False"]], [["-0.5", "True"]]], "acc": 1.0}"#,
+        r#"{"target": 0, "arguments": [["one ", "two"], ["one ", "three"]]}"#,
+        r#"{"target": " no", "arguments": [["q", " yes"], ["q", "  no"]]}"#,
+        &format!(r#"{{"target": 10, "arguments": {{{}}}}}"#, many.join(", ")),
+    ];
+    fs::write(&path, lines.join("\n")).unwrap();
+    let items = Task::read(Layout::Samples, &path, None).unwrap().items;
+    assert_eq!(items[0], item(1, "Question: a\nAnswer:", &["yes", "no"], 1));
+    assert_eq!(items[1], Item { delimiter: String::new(), ..item(2, "one ", &["two", "three"], 0) });
+    assert_eq!(items[2], item(3, "q", &["yes", " no"], 1));
+    assert_eq!(
+        (items[3].choices[9].as_str(), items[3].choices[10].as_str(), items[3].gold),
+        ("c9", "c10", 10)
+    );
+
+    for (line, expected) in [
+        (
+            r#"{"target": 0, "arguments": [["a", " x"], ["b", " x"]]}"#,
+            "one context for all choices, found another one, \"b\"",
+        ),
+        (r#"{"target": 2, "arguments": [["a", " x"], ["a", " y"]]}"#, "target: an index from 0 below 2"),
+        (r#"{"target": 0, "arguments": [["a", " x"]]}"#, "at least two choices, found 1"),
+        (
+            r#"{"target": 0, "arguments": {"gen_args_0": {"arg_0": "a", "arg_1": {"until": []}}}}"#,
+            "found another form",
+        ),
+        (r#"{"query": "a", "choices": ["b", "c"], "gold": 0}"#, "missing field `arguments`"),
+        (r#""x""#, "found invalid type: string \"x\" at column"),
+    ] {
+        fs::write(&path, line).unwrap();
+        let found = Task::read(Layout::Samples, &path, None).unwrap_err().to_string();
+        assert!(found.contains(expected) && !found.contains("Raw"), "{line}: {found}");
+    }
+}
+
 #[test]
 fn whatever_is_wrong_with_a_file_is_told_with_its_line() {
     let choice =

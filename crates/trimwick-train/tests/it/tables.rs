@@ -31,13 +31,26 @@ fn texts_are_the_same_under_every_compression() {
 }
 
 #[test]
+fn bytes_are_text_or_an_error_and_never_something_else() {
+    assert_eq!(texts(&table("unmarked.parquet"), "text").unwrap(), TEXTS);
+    let message = |name: &str| texts(&table(name), "text").unwrap_err().to_string();
+    let found = message("bytes.parquet");
+    assert!(
+        found.ends_with("bytes.parquet: row 2: expected UTF-8 text, found other bytes in column \"text\""),
+        "{found}"
+    );
+    let found = message("twice.parquet");
+    assert!(
+        found.contains("expected columns of different names, found two that are called \"text\""),
+        "{found}"
+    );
+}
+
+#[test]
 fn a_row_without_text_is_named() {
     let message = |name: &str, field: &str| texts(&table(name), field).unwrap_err().to_string();
     let found = message("null.parquet", "text");
-    assert!(
-        found.contains("null.parquet") && found.contains("2") && found.contains("null in that field"),
-        "{found}"
-    );
+    assert!(found.contains("null.parquet: row 2: ") && found.contains("null in that field"), "{found}");
     let found = message("texts_none.parquet", "txt");
     assert!(found.contains("no such field (the first of 3 is \"id\")"), "{found}");
     let found = message("texts_none.parquet", "id");

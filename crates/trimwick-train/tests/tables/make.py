@@ -23,5 +23,11 @@ chats = [
 ]
 pq.write_table(pa.table({"messages": chats, "source": ["a", "b"]}), HERE / "chats.parquet", compression="snappy")
 
+unmarked = pa.table({"text": pa.array([text.encode() for text in TEXTS], pa.binary())})
+pq.write_table(unmarked, HERE / "unmarked.parquet", compression="snappy")
+pq.write_table(pa.table({"text": pa.array([b"one", b"\xff\xfe"], pa.binary())}), HERE / "bytes.parquet")
+twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+pq.write_table(twice, HERE / "twice.parquet", compression="none")
+
 nulls = pa.table({"text": pa.array(["one", None], pa.string())})
 pq.write_table(nulls, HERE / "null.parquet", compression="snappy")

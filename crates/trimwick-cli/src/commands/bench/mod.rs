@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Value, json};
 use trimwick_models::{ModelSource, PackedLlama, PackedOptions};
+use trimwick_report::{BENCH, PAGE};
 
 use self::machine::{Processors, bandwidth, peak_resident, reset_peak, resident};
 use super::print;
@@ -38,6 +39,9 @@ struct Entry {
 pub(super) fn bench(args: &BenchArgs) -> Result<u8> {
     let sources =
         args.models.iter().map(|model| Ok(ModelSource::parse(model)?)).collect::<Result<Vec<_>>>()?;
+    if let Some(run) = args.into.as_ref().filter(|run| !run.join("summary.json").is_file()) {
+        return Err(bad_input("--into", "the folder of a finished run", plain(&run.to_string_lossy())));
+    }
     environment::give_back(); // as generating does
     let mut entries = Vec::new();
     for (i, source) in sources.iter().enumerate() {
@@ -55,10 +59,15 @@ pub(super) fn bench(args: &BenchArgs) -> Result<u8> {
         }
     }
     let others = Processors::used_by_others(before, Processors::now());
-    print(&match args.json {
-        true => plain_json(&to_json(args, &entries, speed, others)) + "\n",
-        false => text(args, &entries, speed, others),
-    })?;
+    let found = plain_json(&to_json(args, &entries, speed, others)) + "\n";
+    if let Some(run) = &args.into {
+        trimwick_formats::atomic_write(run.join(BENCH), found.as_bytes())?;
+    }
+    print(&if args.json { found } else { text(args, &entries, speed, others) })?;
+    if let Some(run) = &args.into {
+        trimwick_report::write(run, &run.join(PAGE))?;
+        line(&format!("the speed table is in {}", plain(&run.join(PAGE).to_string_lossy())));
+    }
     Ok(DONE)
 }
 

@@ -54,7 +54,9 @@ pub(super) fn encode(task: &Task, files: &ModelFiles) -> Result<Vec<Question>> {
     let first = |ids: &[u32]| ids.first().copied();
     let encoder = Encoder {
         encode: &|text| tokenizer.encode(text, false).map_err(BoxError::from),
-        prefix: first(tokenizer.special_ids().0).or_else(|| first(tokenizer.eos_ids())),
+        prefix: first(tokenizer.special_ids().0)
+            .or(files.config.bos_token_id)
+            .or_else(|| first(tokenizer.eos_ids())),
         vocab: files.config.vocab_size,
         window: files.config.max_position_embeddings,
     };

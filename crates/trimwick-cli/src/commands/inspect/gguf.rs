@@ -8,9 +8,7 @@ use trimwick_formats::gguf::{GgufFile, Value};
 use trimwick_models::{LlamaConfig, Tokenizer};
 
 use super::safetensors::describe;
-use super::zeros::Zeros;
 use super::{Report, Tensor};
-use crate::progress::Meter;
 use crate::text::count;
 
 pub(super) fn report(path: &Path, zeros: bool) -> Result<Report> {
@@ -30,24 +28,10 @@ pub(super) fn report(path: &Path, zeros: bool) -> Result<Report> {
     report.metadata =
         file.metadata().iter().map(|(key, value)| (key.clone(), value.describe(), to_json(value))).collect();
 
-    let total = file.tensors().len() as u64;
-    let mut meter = zeros.then(|| Meter::new("reading weights"));
-    for (i, (name, info)) in file.tensors().iter().enumerate() {
-        let counted = match zeros {
-            true => Some(Zeros::count(&file.read_f32(name)?, &info.shape)),
-            false => None,
-        };
-        report.tensors.push(Tensor {
-            name: name.clone(),
-            dtype: info.dtype.to_string(),
-            shape: info.shape.clone(),
-            elements: info.elements() as u64,
-            bytes: info.bytes,
-            zeros: counted,
-        });
-        if let Some(meter) = &mut meter {
-            meter.at(i as u64 + 1, total, "", None);
-        }
+    let tensors = file.tensors().iter();
+    report.tensors = tensors.map(|(name, t)| Tensor::new(name, t.dtype, &t.shape, t.bytes)).collect();
+    if zeros {
+        report.count_zeros(|name| Ok(Some(file.read_f32(name)?)))?;
     }
     Ok(report)
 }

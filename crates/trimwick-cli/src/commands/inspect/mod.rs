@@ -5,6 +5,7 @@ mod safetensors;
 mod zeros;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::print;
 use crate::args::InspectArgs;
 use crate::error::DONE;
+use crate::progress::Meter;
 use crate::table::{Side, Table};
 use crate::text::{bytes, count, percent, plain, plain_json};
 use zeros::Zeros;
@@ -73,6 +75,16 @@ struct Tensor {
 }
 
 impl Report {
+    /// Counts the zeros of each tensor: `read` gives the values of one, or nothing where they are no numbers.
+    fn count_zeros(&mut self, read: impl Fn(&str) -> Result<Option<Vec<f32>>>) -> Result<()> {
+        let (mut meter, total) = (Meter::new("reading weights"), self.tensors.len() as u64);
+        for (done, t) in (1..).zip(&mut self.tensors) {
+            t.zeros = read(&t.name)?.map(|values| Zeros::count(&values, &t.shape));
+            meter.at(done, total, "", None);
+        }
+        Ok(())
+    }
+
     fn totals(&self) -> (u64, u64) {
         self.tensors.iter().fold((0, 0), |(elements, bytes), t| (elements + t.elements, bytes + t.bytes))
     }
@@ -179,6 +191,18 @@ impl Report {
 }
 
 impl Tensor {
+    fn new(name: &str, dtype: impl Display, shape: &[usize], bytes: u64) -> Self {
+        let elements = shape.iter().map(|&n| n as u64).product();
+        Self {
+            name: name.into(),
+            dtype: dtype.to_string(),
+            shape: shape.into(),
+            elements,
+            bytes,
+            zeros: None,
+        }
+    }
+
     fn json(&self) -> Value {
         let mut out = json!({
             "name": self.name,

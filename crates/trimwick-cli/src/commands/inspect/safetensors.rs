@@ -8,9 +8,7 @@ use trimwick_formats::folder::ModelFolder;
 use trimwick_formats::read_small;
 use trimwick_models::LlamaConfig;
 
-use super::zeros::Zeros;
 use super::{Report, Tensor};
-use crate::progress::Meter;
 use crate::text::count;
 
 pub(super) fn report(path: &Path, zeros: bool) -> Result<Report> {
@@ -30,25 +28,13 @@ pub(super) fn report(path: &Path, zeros: bool) -> Result<Report> {
             report.metadata.push((key.clone(), value.clone(), json!(value)));
         }
     }
-    let total = folder.len() as u64;
-    let mut meter = zeros.then(|| Meter::new("reading weights"));
-    for (i, name) in folder.names().enumerate() {
-        let Some(info) = folder.info(name) else { continue };
-        let counted = match zeros && info.dtype.is_numeric() {
-            true => Some(Zeros::count(&folder.read_f32(name)?, &info.shape)),
-            false => None,
-        };
-        report.tensors.push(Tensor {
-            name: name.to_string(),
-            dtype: info.dtype.to_string(),
-            shape: info.shape.clone(),
-            elements: info.elements() as u64,
-            bytes: info.bytes,
-            zeros: counted,
-        });
-        if let Some(meter) = &mut meter {
-            meter.at(i as u64 + 1, total, "", None);
-        }
+    let tensors = folder.names().filter_map(|name| Some((name, folder.info(name)?)));
+    report.tensors = tensors.map(|(name, t)| Tensor::new(name, t.dtype, &t.shape, t.bytes)).collect();
+    if zeros {
+        report.count_zeros(|name| match folder.info(name).is_some_and(|t| t.dtype.is_numeric()) {
+            true => Ok(Some(folder.read_f32(name)?)),
+            false => Ok(None),
+        })?;
     }
     Ok(report)
 }

@@ -1,6 +1,6 @@
 //! Prune a language model 2:4 and train the accuracy back, with the library alone.
 //!
-//! cargo run --release --example 01_prune_and_recover
+//! cargo run --release --example 07_prune_and_recover
 //!
 //! The built-in model and its texts need no download. A recipe does the same in one command and adds control
 //! arms, exports and proofs: `cargo run --release -- run configs/quickstart.toml`.
@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
             clip: Some(1.),
             save_every: 0,
             order_seed: 42,
-            fingerprint: "01_prune_and_recover".into(),
+            fingerprint: "07_prune_and_recover".into(),
             memory: MemoryPlan::None,
             guards: Guards::default(),
         },

@@ -1,6 +1,6 @@
 //! Quantize any Llama-family model without training, by one-shot passes over a text of yours.
 //!
-//! cargo run --release --features hub --example llama2_one_shot -- SCHEME PASSES MODEL TEXT.txt HELD_OUT.txt [CONTEXT]
+//! cargo run --release --features hub --example 08_llama2_one_shot -- SCHEME PASSES MODEL TEXT.txt HELD_OUT.txt [CONTEXT]
 //!
 //! SCHEME is a preset such as int4-g64 or w4a8, or parts such as "weight int3 g64 bf16". PASSES are any of smooth, smooth=0.5
 //! (a fixed exponent), awq, clip, svd, gptq, 2:4+gptq (pruned in the same pass) and 2:4 (SparseGPT), in this order and joined
@@ -19,10 +19,13 @@ use trimwick::quant::{
 use trimwick::sparse::{self, Pattern, Propagate, SparseGpt};
 use trimwick::train::{EvaluateOptions, Windows, evaluate, infer};
 
-const USAGE: &str = "usage: llama2_one_shot SCHEME PASSES MODEL TEXT.txt HELD_OUT.txt [CONTEXT]";
+const USAGE: &str = "usage: 08_llama2_one_shot SCHEME PASSES MODEL TEXT.txt HELD_OUT.txt [CONTEXT]";
 
 fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1);
+    compress(std::env::args().skip(1))
+}
+
+fn compress(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut next = || args.next().context(USAGE);
     let (scheme, passes): (Scheme, String) = (next()?.parse()?, next()?);
     let files = source::open(&ModelSource::parse(&next()?)?, &OpenOptions::default())?;
@@ -98,4 +101,16 @@ fn run(model: &Llama, layers: &Layers, pass: &dyn Pass, windows: &[Tensor]) -> a
     };
     println!("{}: {:.2} dB before, {:.2} dB after", pass.name(), mean(|r| r.before_db), mean(|r| r.after_db));
     Ok(())
+}
+
+#[test]
+fn it_runs_on_the_builtin_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, &trimwick::models::builtin::text("sotu-eval").unwrap()[..20_000]).unwrap();
+    let text = text.to_str().unwrap();
+    for passes in ["none", "2:4,awq", "2:4+gptq"] {
+        let args = ["int4-g32", passes, "builtin:tiny-llama", text, text, "64"];
+        compress(args.into_iter().map(String::from)).unwrap();
+    }
 }

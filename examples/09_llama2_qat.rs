@@ -1,9 +1,9 @@
 //! Quantize any Llama-family model and train it on its grid, on a text of yours.
 //!
-//! cargo run --release --features hub --example llama2_qat -- SCHEME MODEL TEXT.txt [OUT [TOKENS [CONTEXT]]]
+//! cargo run --release --features hub --example 09_llama2_qat -- SCHEME MODEL TEXT.txt [OUT [TOKENS [CONTEXT]]]
 //!
 //! SCHEME is a preset such as int4-g32, w4a8 or nvfp4, or parts such as "weight int3 g64 bf16"; the rest is as for
-//! llama2_sparse24. The folder that is written holds the values of the grid in f32, which any runtime loads.
+//! 10_llama2_sparse24. The folder that is written holds the values of the grid in f32, which any runtime loads.
 
 use anyhow::Context;
 use trimwick::formats::safetensors::Dtype;
@@ -15,8 +15,11 @@ mod llama;
 use llama::Job;
 
 fn main() -> anyhow::Result<()> {
-    let usage = "usage: llama2_qat SCHEME MODEL TEXT.txt [OUT [TOKENS [CONTEXT]]]";
-    let mut args = std::env::args().skip(1);
+    run(std::env::args().skip(1))
+}
+
+fn run(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let usage = "usage: 09_llama2_qat SCHEME MODEL TEXT.txt [OUT [TOKENS [CONTEXT]]]";
     let scheme: Scheme = args.next().context(usage)?.parse()?;
     let job = Job::from_args(args, usage)?;
     let (_teacher_store, teacher) = job.teacher()?;
@@ -37,4 +40,12 @@ fn main() -> anyhow::Result<()> {
         anyhow::ensure!(quant::on_grid(layer)?, "{}: a weight is not on its grid", layer.path());
     }
     job.save(store, Dtype::F32, "float32")
+}
+
+#[test]
+fn it_runs_on_the_builtin_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = llama::builtin(folder.path()).unwrap();
+    run(std::iter::once("int4-g32".to_string()).chain(args)).unwrap();
+    assert!(folder.path().join("out/model.safetensors").is_file());
 }
