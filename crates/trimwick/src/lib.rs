@@ -70,3 +70,13 @@ pub use trimwick_train as train;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/custom_models.md")]
 pub struct CustomModels;
+
+/// Those of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
+
+/// Those of the page on one-shot algorithms.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/one_shot.md")]
+pub struct OneShot;
